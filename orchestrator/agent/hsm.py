@@ -1,0 +1,328 @@
+"""One pipeline per request: bounds, caller, authority, act.
+
+Invariants: authority is decided before the token is touched; a refusal is a reply; management
+events are in the audit log before their answer is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Final
+
+from orchestrator.agent.core import Caller, Core, Peer
+from orchestrator.agent.joining import Joining
+from orchestrator.agent.passwords import PasswordCheck
+from orchestrator.agent.preparing import Preparing, operation_of
+from orchestrator.agent.tickets import LIFE_MS, TicketBody, Tickets
+from orchestrator.agent.using import Using, without_blob
+from orchestrator.model import entries as e
+from orchestrator.model.errors import (
+    BehindError,
+    NotFoundError,
+    OrchestratorError,
+    RefusedError,
+    TamperedError,
+    UsageError,
+)
+from orchestrator.model.keys import Key
+from orchestrator.model.roles import (
+    APPLIANCE_NAME,
+
+    Operation,
+    Role,
+    parse_user_name,
+    require,
+)
+from orchestrator.model.signatures import digest_of
+from orchestrator.model.state import Host, MemberRow, State, Table, key_row
+from orchestrator.wire import messages as m
+
+_FRAME_ROOM: Final = 900 * 1024
+Handler = Callable[["Hsm", m.Request, Caller], m.Reply]
+
+
+class Hsm:
+    """An HSM: answers typed requests. Thread-safe."""
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self.passwords = PasswordCheck(core.vault, core.clock)
+        self.preparing = Preparing(core, self.passwords)
+        self.joining = Joining(core, self.preparing)
+        self.using = Using(core, self.preparing)
+        self.tickets = Tickets(core.store)
+
+    def connect(self, uid: int) -> Peer:
+        """Return a new connection's peer. The owner of this process is the enrolled channel."""
+        return Peer(uid, uid == os.getuid(), self.core.store.random(32))
+
+    def disconnect(self, peer: Peer) -> None:
+        """End a connection: its session keys die."""
+        for ref in list(peer.session_keys):
+            self.core.loaded.drop(ref)
+        peer.session_keys.clear()
+
+    def answer(self, request: m.Request, peer: Peer) -> m.Reply:
+        """Answer a request; errors that Cloister raises on purpose become a Refusal."""
+        try:
+            caller = self._caller(request, peer)
+            require(_role_for(request, caller, self.core.state), _operation(request, caller))
+            return _HANDLERS[type(request)][1](self, request, caller)
+        except OrchestratorError as exc:
+            return m.refusal_of(exc)
+
+    def _caller(self, request: m.Request, peer: Peer) -> Caller:
+        ticket: bytes = getattr(request, "ticket", b"")
+        if not ticket or isinstance(request, m.Renew):
+            role = Role.APPLIANCE_USER if peer.is_enrolled else Role.NONE
+            return Caller(role, APPLIANCE_NAME if peer.is_enrolled else "", "", peer)
+        state = self.core.state
+        body = self.tickets.check(ticket, state, self.core.clock.now_ms(), peer.uid)
+        if (seen := getattr(request, "seen", 0)) > state.seq:
+            raise BehindError(state.seq, seen)
+        return Caller(body.role, body.name, body.login, peer)
+
+    # --- who is there ---
+
+    def hello(self, _: m.Hello, caller: Caller) -> m.Welcome:
+        """Introduce this HSM."""
+        core, state = self.core, self.core.state
+        phase = core.phase
+        meta = state.meta if phase else None
+        member = state.tables[Table.MEMBERS].get(core.config.hsm)
+        return m.Welcome(
+            hsm=core.config.hsm,
+            host=core.config.host,
+            zone=core.config.zone,
+            profile=core.profile.name,
+            nonce=caller.peer.nonce,
+            identity=core.store.identity_public(),
+            box=core.store.box_public(),
+            cluster=meta.cluster if meta else "",
+            phase=phase,
+            seq=state.seq,
+            head=state.head,
+            credential=member.credential if isinstance(member, MemberRow) else None,
+            certificate=meta.certificate if meta else b"",
+            csr=meta.csr if meta else b"",
+            removed=core.is_removed,
+            trouble="",
+            at=core.clock.now_ms(),
+        )
+
+    def list_users(self, _: m.ListUsers, _caller: Caller) -> m.UserPage:
+        """List users; a lock that this HSM has counted shows before the ledger has it."""
+        state = self.core.state
+        return m.UserPage(
+            tuple(
+                m.UserView(u.name, u.role, u.locked or self.passwords.wants_lock(state, u))
+                for u in state.users()
+            )
+        )
+
+    def list_members(self, _: m.ListMembers, _caller: Caller) -> m.MemberPage:
+        """List members and admitted hosts."""
+        state = self.core.state
+        hosts = [r for _, r in sorted(state.tables[Table.HOSTS].items()) if isinstance(r, Host)]
+        return m.MemberPage(
+            tuple(m.MemberView(x.hsm, x.host, x.zone) for x in state.members()),
+            tuple(m.HostView(host.name, host.key) for host in hosts),
+            state.meta.recovery_threshold,
+            state.meta.recovery_shares,
+        )
+
+    # --- logins ---
+
+    def login(self, asked: m.Login, caller: Caller) -> m.Ticket:
+        """Check a password and give out a ticket; right or wrong, it is audited first."""
+        core, state = self.core, self.core.state
+        name = parse_user_name(asked.name)
+        who = f"{asked.role}/{name}"
+        if core.is_removed:
+            raise RefusedError("removed", f"{core.config.hsm} has left the cluster")
+        try:
+            password = self.preparing.open_password(
+                "login", asked.password, caller, asked.role, name
+            )
+            user = self.passwords.check(state, asked.role, name, password)
+        except OrchestratorError as exc:
+            core.vault.audit(core.line("login", who, "", exc.code))
+            raise
+        now = core.clock.now_ms()
+        login = core.store.random(12).hex()
+        body = TicketBody(
+            user.name, user.role, user.version, login, state.seq, now, now + LIFE_MS, caller.peer.uid
+        )
+        core.vault.audit(core.line("login", who, login, "done"))
+        return self._ticket(body)
+
+    def renew(self, asked: m.Renew, caller: Caller) -> m.Ticket:
+        """Give out a fresh ticket of the same login."""
+        core = self.core
+        now = core.clock.now_ms()
+        old = self.tickets.check_login(asked.ticket, core.state, now, caller.peer.uid)
+        end = min(now + LIFE_MS, old.started_at + e.LOGIN_LIFE_MS)
+        return self._ticket(
+            TicketBody(
+                old.name, old.role, old.version, old.login, core.state.seq, old.started_at, end, old.uid
+            )
+        )
+
+    def _ticket(self, body: TicketBody) -> m.Ticket:
+        state = self.core.state
+        sealed = self.tickets.seal(body, state.secrets, state.meta.cluster)
+        return m.Ticket(sealed, body.login, body.expires_at, state.seq)
+
+    # --- the ledger ---
+
+    def prepare(self, asked: m.Prepare, caller: Caller) -> m.Prepared:
+        """Do the token work of a change and sign it for the next place."""
+        core = self.core
+        if core.is_removed:
+            raise RefusedError("removed", f"{core.config.hsm} has left the cluster")
+        if isinstance(asked.change, m.RestoreCluster):
+            self.joining.take_backup(asked.change.blob)
+        try:
+            return self.preparing.prepare(asked, caller)
+        except OrchestratorError as exc:
+            if not isinstance(asked.change, m.LockUser) and not exc.retryable:
+                event = type(asked.change).__name__
+                core.vault.audit(core.line(event, f"{caller.role}/{caller.name}", "", exc.code))
+            raise
+
+    def outcome(self, asked: m.Outcome, _: Caller) -> m.Committed:
+        """Tell what a request id that this HSM has applied led to."""
+        entry = self.core.vault.entry_by_request(asked.request)
+        if entry is None:
+            raise NotFoundError("request", asked.request)
+        header = entry.parse_header()
+        change = self.core.open_entry(entry)
+        keys: list[Key] = []
+        if isinstance(change, e.KeysCreated):
+            rows = self.core.state.tables[Table.KEYS]
+            found = [rows.get(key_row(header.seq << 16 | i)) for i in range(len(change.keys))]
+            keys = [without_blob(key) for key in found if isinstance(key, Key)]
+        return m.Committed(header.seq, header.kind, tuple(keys))
+
+    def apply(self, asked: m.Apply, _: Caller) -> m.Applied:
+        """Apply entries that anybody offers; each proves itself."""
+        try:
+            self.core.apply(asked.entries)
+        except OrchestratorError as exc:
+            self.core.vault.audit(self.core.line("apply", "", "", exc.code))
+            raise
+        for entry in asked.entries:
+            self.preparing.forget(entry.parse_header().request)
+        return m.Applied(self.core.state.seq, self.core.state.head)
+
+    def entries(self, asked: m.Entries, _: Caller) -> m.EntryPage:
+        """Give entries, as many as fit a frame."""
+        core = self.core
+        found = core.vault.entries_after(asked.after, m.ENTRIES_PER_FRAME)
+        room, page = _FRAME_ROOM, []
+        for entry in found:
+            room -= len(entry.header) + len(entry.body) + 128
+            if room < 0 and page:
+                break
+            page.append(entry)
+        first = core.vault.first_seq()
+        return m.EntryPage(core.state.seq if first is None else first - 1, tuple(page))
+
+    def digest(self, asked: m.Digest, _: Caller) -> m.StateDigest:
+        """Tell the state digest; counted again from the stored rows, it must be the same."""
+        core = self.core
+        with core.lock:
+            state = core.state
+            if asked.recount and core.vault.load().digest() != state.digest():
+                raise TamperedError(f"the stored state of {core.config.hsm} has another digest")
+            counts = tuple((str(table), len(rows)) for table, rows in state.tables.items())
+            return m.StateDigest(state.seq, state.head, state.digest(), counts)
+
+    def pending(self, _: m.Pending, _caller: Caller) -> m.PendingChanges:
+        """Tell which locks this HSM has counted and the ledger does not know yet."""
+        state = self.core.state
+        if self.core.phase is None:
+            return m.PendingChanges(())
+        wanted = [u for u in state.users() if self.passwords.wants_lock(state, u)]
+        return m.PendingChanges(
+            tuple(
+                (f"lock-{u.role}-{u.name}-{u.version}", m.LockUser(u.name, u.role)) for u in wanted
+            )
+        )
+
+    def read_audit(self, asked: m.ReadAudit, _: Caller) -> m.AuditPage:
+        """Give audit lines and the signed head."""
+        if not 1 <= asked.limit <= 2000 or asked.start < 0:
+            raise UsageError("an audit page has 1 to 2000 lines")
+        core = self.core
+        lines, head = core.vault.audit_lines(asked.start, asked.limit)
+        digest = digest_of("audit-head", head.count.to_bytes(8, "big") + head.hash)
+        signature = core.store.identity_sign(digest)
+        return m.AuditPage(tuple(lines), head.count, head.hash, signature)
+
+    def zeroize(self, _: m.Zeroize, _caller: Caller) -> m.Done:
+        """Destroy all keys of an HSM that has left, or was never a member."""
+        core = self.core
+        if core.state.seq and not core.is_removed:
+            raise RefusedError("member", f"{core.config.hsm} is a member: remove it first")
+        core.vault.audit(core.line("zeroize", "", core.config.hsm, "done"))
+        with core.lock:
+            core.store.erase()
+        return m.Done()
+
+
+def _role_for(request: m.Request, caller: Caller, state: State) -> Role:
+    """PRECO has no password: on an enrolled channel the first to come acts as it."""
+    activates = isinstance(request, m.Prepare) and isinstance(request.change, m.ActivateCluster)
+    if activates and caller.role is Role.APPLIANCE_USER and state.seq:
+        return Role.UNACTIVATED_ADMIN
+    return caller.role
+
+
+def _operation(request: m.Request, caller: Caller) -> Operation:
+    if isinstance(request, m.Prepare):
+        return operation_of(request.change, caller)
+    return _HANDLERS[type(request)][0]
+
+
+def _handler(name: str) -> Handler:
+    return getattr(Hsm, name)  # type: ignore[no-any-return]  # the table below is typed by tests
+
+
+_HANDLERS: Final[dict[type, tuple[Operation, Handler]]] = {
+    m.Hello: (Operation.CLUSTER_INFO, _handler("hello")),
+    m.ListUsers: (Operation.LIST_USERS, _handler("list_users")),
+    m.ListMembers: (Operation.CLUSTER_INFO, _handler("list_members")),
+    m.Login: (Operation.LOGIN, _handler("login")),
+    m.Renew: (Operation.LOGIN, _handler("renew")),
+    m.Prepare: (Operation.SYNC, _handler("prepare")),  # see operation_of
+    m.Outcome: (Operation.SYNC, _handler("outcome")),
+    m.Apply: (Operation.SYNC, _handler("apply")),
+    m.Entries: (Operation.SYNC, _handler("entries")),
+    m.Digest: (Operation.SYNC, _handler("digest")),
+    m.Pending: (Operation.SYNC, _handler("pending")),
+    m.ReadAudit: (Operation.READ_AUDIT, _handler("read_audit")),
+    m.Zeroize: (Operation.ZEROIZE, _handler("zeroize")),
+    m.ListKeys: (Operation.LIST_KEYS, lambda h, r, c: h.using.list_keys(r, c)),
+    m.Sign: (Operation.SIGN, lambda h, r, c: h.using.sign(r, c)),
+    m.Encrypt: (Operation.ENCRYPT, lambda h, r, c: h.using.encrypt(r, c)),
+    m.Decrypt: (Operation.DECRYPT, lambda h, r, c: h.using.decrypt(r, c)),
+    m.Random: (Operation.RANDOM, lambda h, r, _: h.using.random(r)),
+    m.MakeSessionKeys: (
+        Operation.GENERATE_KEY,
+        lambda h, r, c: h.using.make_session_keys(r, c),
+    ),
+    m.DropSessionKey: (Operation.DELETE_KEY, lambda h, r, c: h.using.drop_session_key(r, c)),
+    m.TakeSnapshot: (Operation.BACKUP, lambda h, r, _: h.joining.snapshot(r)),
+    m.CheckSnapshot: (Operation.BACKUP, lambda h, r, _: h.joining.check_snapshot(r)),
+    m.Upload: (Operation.JOIN, lambda h, r, _: h.joining.upload(r)),
+    m.Download: (Operation.BACKUP, lambda h, r, _: h.joining.download(r)),
+    m.JoinChallenge: (Operation.JOIN, lambda h, r, _: h.joining.challenge()),
+    m.JoinStart: (Operation.JOIN, lambda h, r, _: h.joining.start(r)),
+    m.JoinGrant: (Operation.JOIN, lambda h, r, _: h.joining.grant(r)),
+    m.JoinAccept: (Operation.JOIN, lambda h, r, _: h.joining.accept(r)),
+    m.RecoverStart: (Operation.RESTORE, lambda h, r, _: h.joining.recover_start()),
+    m.RecoverAccept: (Operation.RESTORE, lambda h, r, _: h.joining.recover_accept(r)),
+}  # type: ignore[misc,arg-type]  # each lambda takes the request type of its own key
+assert frozenset(_HANDLERS) == frozenset(m.Request.__args__)  # noqa: S101  # a new request has a handler

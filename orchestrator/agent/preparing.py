@@ -1,0 +1,351 @@
+"""From what is asked to a change: the token work, done once for each request id.
+
+Invariants: the token work comes before the place in the ledger and is never repeated for a
+request that lost the race for its place; whatever is prepared and not committed leaves nothing.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from orchestrator.agent.certificate_request import signing_request
+from orchestrator.agent.core import Caller, Core
+from orchestrator.agent.passwords import PasswordCheck, hash_password
+from orchestrator.model import entries as e
+from orchestrator.model.errors import RefusedError, UsageError
+from orchestrator.model.key_spec import (
+    Curve,
+    HashFunction,
+    KeyClass,
+    KeySpec,
+    KeyType,
+    SignMechanism,
+    SignScheme,
+    Usage,
+)
+from orchestrator.model.keys import SESSION_KEY_BIT, Key, check_label, new_attributes
+from orchestrator.model.roles import Operation, Role, check_password, parse_user_name
+from orchestrator.model.signatures import digest_of, load_certificate
+from orchestrator.model.state import Phase, Secrets
+from orchestrator.model.steps import Step
+from orchestrator.sealed.box import POINT_BYTES, open_box
+from orchestrator.sealed.snapshot import Snapshot
+from orchestrator.wire import messages as m
+
+CERTIFICATE_KEY: Final = KeySpec(KeyType.RSA, 2048, None, 65537)
+BACKUP_KEY: Final = KeySpec(KeyType.EC, 256, Curve.P256)
+_WORKS_KEPT: Final = 256
+_REQUEST_CHARACTERS: Final = 64
+
+OPERATIONS: Final[dict[type, Operation]] = {
+    m.CreateCluster: Operation.JOIN,
+    m.RestoreCluster: Operation.RESTORE,
+    m.InitializeCluster: Operation.INITIALIZE,
+    m.ActivateCluster: Operation.ACTIVATE,
+    m.AdmitHost: Operation.ADMIT_HOST,
+    m.ExpelHost: Operation.EXPEL_HOST,
+    m.JoinHsm: Operation.JOIN,
+    m.RemoveHsm: Operation.REMOVE_HSM,
+    m.CreateUser: Operation.CREATE_USER,
+    m.DeleteUser: Operation.DELETE_USER,
+    m.EndLogin: Operation.LOGOUT,
+    m.LockUser: Operation.SYNC,
+    m.GenerateKeys: Operation.GENERATE_KEY,
+    m.DeleteKey: Operation.DELETE_KEY,
+    m.SetRecoveryKey: Operation.SET_RECOVERY_KEY,
+}
+
+
+def operation_of(change: m.ChangeRequest, caller: Caller) -> Operation:
+    """Return the operation that a change needs; only a password change depends on whose."""
+    if isinstance(change, m.ChangePassword):
+        own = (change.role, change.name) == (caller.role, caller.name)
+        return Operation.CHANGE_OWN_PASSWORD if own else Operation.CHANGE_OTHER_PASSWORD
+    return OPERATIONS[type(change)]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Work:
+    """Token work that waits for its place."""
+
+    asked: bytes
+    by: tuple[str, str, str]
+    change: e.Change
+    secrets: Secrets | None
+    cluster: str
+
+
+class Preparing:
+    """Does token work and has the result signed for the next place."""
+
+    def __init__(self, core: Core, passwords: PasswordCheck) -> None:
+        self._core, self._passwords = core, passwords
+        self._works: OrderedDict[str, _Work] = OrderedDict()
+        self.restoring: Snapshot | None = None
+
+    def prepare(self, asked: m.Prepare, caller: Caller) -> m.Prepared:
+        """Return an entry for the next place. Asked again with the same id, only sign again.
+
+        Raises:
+            RefusedError: `request-reused` when the id came with something else before.
+        """
+        core = self._core
+        if not 1 <= len(asked.request) <= _REQUEST_CHARACTERS or not asked.request.isascii():
+            raise UsageError(f"a request id has 1 to {_REQUEST_CHARACTERS} ASCII characters")
+        encoded = e.encode(asked.change)
+        by = (caller.role, caller.name, caller.login)
+        work = self._works.get(asked.request)
+        if work is not None and (work.asked != encoded or work.by != by):
+            raise RefusedError("request-reused", f"request id {asked.request} is taken")
+        if work is None:
+            change, secrets, cluster = self._work(asked.change, caller)
+            work = _Work(encoded, by, change, secrets, cluster)
+            self._works[asked.request] = work
+            while len(self._works) > _WORKS_KEPT:
+                self._works.popitem(last=False)
+            core.on_step(Step.PREPARE_TOKEN_WORK)
+        change, secrets = work.change, work.secrets
+        if isinstance(change, e.HsmRemoved):  # whom the new secrets go to depends on the place
+            change, secrets = self._removal(asked.change, change.compromised)
+        return m.Prepared(core.sign_entry(change, asked.request, secrets, work.cluster))
+
+    def forget(self, request: str) -> None:
+        """Drop the work of a request that has been committed."""
+        self._works.pop(request, None)
+
+    def _work(  # noqa: C901, PLR0911, PLR0912  # one case per kind of change, all straight
+        self, asked: m.ChangeRequest, caller: Caller
+    ) -> tuple[e.Change, Secrets | None, str]:
+        core, actor = self._core, caller.actor
+        if isinstance(asked, m.CreateCluster):
+            change, secrets = self._create(asked)
+            return change, secrets, asked.cluster
+        if isinstance(asked, m.RestoreCluster):
+            restored, secrets = self._restore(asked)
+            return restored, secrets, asked.cluster
+        cluster = core.state.meta.cluster
+        match asked:
+            case m.InitializeCluster():
+                certificate = load_certificate(asked.certificate, "the signed certificate")
+                anchor = load_certificate(asked.trust_anchor, "the trust anchor")
+                der = Encoding.DER
+                return (
+                    e.ClusterInitialized(certificate.public_bytes(der), anchor.public_bytes(der)),
+                    None,
+                    cluster,
+                )
+            case m.ActivateCluster():
+                return self._activate(asked, caller), None, cluster
+            case m.AdmitHost():
+                return e.HostAdmitted(actor, asked.host, asked.key), None, cluster
+            case m.ExpelHost():
+                return e.HostExpelled(actor, asked.host), None, cluster
+            case m.JoinHsm():
+                request = e.decode(e.JoinRequest, asked.join.request, "join request")
+                credential = self._certify(request, core.state.meta.certificate_key)
+                return e.HsmJoined(asked.join, credential, asked.receipt), None, cluster
+            case m.RemoveHsm():
+                return *self._removal(asked, asked.compromised), cluster
+            case m.CreateUser():
+                name = parse_user_name(asked.name)
+                hashed = self._new_password(asked.password, caller, asked.role, name)
+                return e.UserCreated(actor, name, asked.role, hashed), None, cluster
+            case m.DeleteUser():
+                name = parse_user_name(asked.name)
+                return e.UserDeleted(actor, name, asked.role), None, cluster
+            case m.ChangePassword():
+                name = parse_user_name(asked.name)
+                hashed = self._new_password(asked.password, caller, asked.role, name)
+                return e.PasswordChanged(actor, name, asked.role, hashed), None, cluster
+            case m.EndLogin():
+                until = core.clock.now_ms() + e.LOGIN_LIFE_MS
+                return e.LoginEnded(actor, caller.login, until), None, cluster
+            case m.LockUser():
+                user = core.state.user(asked.role, asked.name)
+                if not self._passwords.wants_lock(core.state, user):
+                    raise RefusedError("not-counted", f"{core.config.hsm} has not counted this lock")
+                return e.UserLocked(user.name, user.role), None, cluster
+            case m.GenerateKeys():
+                keys = self.make_keys(asked.spec, asked.drafts, caller, token=True)
+                return e.KeysCreated(actor, keys), None, cluster
+            case m.DeleteKey():
+                return e.KeyDeleted(actor, asked.ref), None, cluster
+            case m.SetRecoveryKey():
+                change = e.RecoveryKeySet(actor, asked.point, asked.threshold, asked.shares)
+                return change, None, cluster
+            case _:
+                assert_never(asked)
+
+    # --- keys ---
+
+    def make_keys(
+        self, spec: KeySpec, drafts: tuple[m.KeyDraft, ...], caller: Caller, *, token: bool
+    ) -> tuple[Key, ...]:
+        """Make one secret key, or the two objects of a pair: public first."""
+        spec.check()
+        pair = spec.type in {KeyType.RSA, KeyType.EC}
+        wanted = [KeyClass.PUBLIC, KeyClass.PRIVATE] if pair else [KeyClass.SECRET]
+        if [draft.key_class for draft in drafts] != wanted:
+            raise UsageError(f"{spec.type} makes {' and '.join(wanted)}")
+        # Every rule is checked before the token is asked: a refused request costs it nothing.
+        shaped = []
+        for draft in drafts:
+            check_label(draft.label)
+            given = dict(draft.attributes)
+            if len(given) != len(draft.attributes):
+                raise UsageError("an attribute is given twice")
+            shaped.append(new_attributes(draft.key_class, spec, given, token=token))
+        made = self._core.store.generate(spec)
+        keys = []
+        for draft, (attributes, key_id) in zip(drafts, shaped, strict=True):
+            public = draft.key_class is KeyClass.PUBLIC
+            keys.append(
+                Key(
+                    ref=0 if token else self._session_ref(),
+                    key_class=draft.key_class,
+                    spec=spec,
+                    label=draft.label,
+                    id=key_id,
+                    owner=caller.name,
+                    shared=(),
+                    attributes=attributes,
+                    blob=b"" if public else made.blob,
+                    public=made.public,
+                    check_value=made.check_value,
+                )
+            )
+        return tuple(keys)
+
+    def _session_ref(self) -> int:
+        return SESSION_KEY_BIT | (int.from_bytes(self._core.store.random(8), "big") >> 1)
+
+    # --- life of the cluster ---
+
+    def _create(self, asked: m.CreateCluster) -> tuple[e.ClusterCreated, Secrets]:
+        core, profile = self._core, self._core.profile
+        if core.state.seq:
+            raise RefusedError("exists", f"{core.config.hsm} belongs to a cluster already")
+        if asked.mode not in profile.modes:
+            raise RefusedError(
+                "mode", f"{profile.name} offers mode {' or '.join(profile.modes)}, not {asked.mode}"
+            )
+        if not core.store.has_masking_key():
+            core.store.create_masking_key()
+        pair = core.store.generate(CERTIFICATE_KEY)
+        cluster = asked.cluster
+        csr = signing_request(
+            f"Cloister cluster {cluster}",
+            core.config.hsm,
+            pair.public,
+            lambda digest: self._cluster_sign(pair.blob, digest),
+        )
+        member = self._own_member(cluster)
+        secrets = core.new_secrets(1)
+        limits = e.Limits(profile.max_users, profile.max_keys, profile.max_asymmetric_keys)
+        change = e.ClusterCreated(
+            hsm_type=profile.name,
+            mode=asked.mode,
+            limits=limits,
+            csr=csr,
+            cluster_public=pair.public,
+            certificate_key=pair.blob,
+            credential=self._credential(member, pair.blob),
+            rekey=core.rekey(secrets, cluster, [member]),
+        )
+        return change, secrets
+
+    def _activate(self, asked: m.ActivateCluster, caller: Caller) -> e.ClusterActivated:
+        core = self._core
+        if core.state.meta.phase is not Phase.INITIALIZED:
+            raise RefusedError(
+                "not-initialized",
+                f"cluster {core.state.meta.cluster} is {core.state.meta.phase}, not INITIALIZED",
+            )
+        hashed = self._new_password(asked.password, caller, Role.ADMIN, "admin")
+        pair = core.store.generate(BACKUP_KEY)
+        point = pair.public[-POINT_BYTES:]  # a P-256 SubjectPublicKeyInfo ends with its point
+        return e.ClusterActivated(hashed, core.config.host, core.host_public, point, pair.blob)
+
+    def _restore(self, asked: m.RestoreCluster) -> tuple[e.ClusterRestored, Secrets]:
+        core, snapshot = self._core, self.restoring
+        if snapshot is None or core.restore_base is None:
+            raise RefusedError("no-backup", "upload a backup first")
+        base = core.restore_base
+        member = self._own_member(asked.cluster)
+        secrets = core.new_secrets(base.secrets.epoch + 1)
+        change = e.ClusterRestored(
+            source_cluster=base.meta.cluster,
+            source_backup=snapshot.manifest.id,
+            source_digest=base.digest(),
+            credential=self._credential(member, base.meta.certificate_key),
+            host_key=core.host_public,
+            rekey=core.rekey(secrets, asked.cluster, [member]),
+        )
+        return change, secrets
+
+    def _removal(
+        self, asked: m.ChangeRequest, compromised: bool  # noqa: FBT001  # a field of the entry
+    ) -> tuple[e.HsmRemoved, Secrets]:
+        core = self._core
+        if not isinstance(asked, m.RemoveHsm):
+            raise UsageError("not a removal")
+        state = core.state
+        state.member(asked.hsm)
+        staying = [member for member in state.members() if member.hsm != asked.hsm]
+        secrets = core.new_secrets(state.secrets.epoch + 1)
+        rekey = core.rekey(secrets, state.meta.cluster, staying)
+        return e.HsmRemoved(asked.hsm, rekey, compromised), secrets
+
+    def _own_member(self, cluster: str) -> e.Member:
+        core, config = self._core, self._core.config
+        return e.Member(
+            cluster,
+            config.hsm,
+            config.host,
+            config.zone,
+            core.store.identity_public(),
+            core.store.box_public(),
+        )
+
+    def _certify(self, request: e.JoinRequest, certificate_key: bytes) -> e.Credential:
+        member = e.Member(
+            request.cluster,
+            request.hsm,
+            request.host,
+            request.zone,
+            request.identity,
+            request.box,
+        )
+        return self._credential(member, certificate_key)
+
+    def _credential(self, member: e.Member, certificate_key: bytes) -> e.Credential:
+        signed = e.encode(member)
+        digest = digest_of("credential", signed)
+        return e.Credential(signed, self._cluster_sign(certificate_key, digest))
+
+    def _cluster_sign(self, certificate_key: bytes, digest: bytes) -> bytes:
+        store = self._core.store
+        handle = store.load(certificate_key, CERTIFICATE_KEY, frozenset({Usage.SIGN}))
+        try:
+            mechanism = SignMechanism(SignScheme.RSA_PKCS, HashFunction.SHA256)
+            return store.sign(handle, mechanism, digest)
+        finally:
+            store.unload(handle)
+
+    # --- passwords ---
+
+    def _new_password(self, sealed: bytes, caller: Caller, role: Role, name: str) -> str:
+        plain = self.open_password("new-password", sealed, caller, role, name)
+        return hash_password(check_password(plain))
+
+    def open_password(
+        self, purpose: str, sealed: bytes, caller: Caller, role: Role, name: str
+    ) -> bytes:
+        """Open a password that was sealed to this HSM, on this connection, for this user."""
+        store, hsm = self._core.store, self._core.config.hsm
+        info = m.password_info(purpose, hsm, caller.peer.nonce, role, name)
+        return open_box(store.box_public(), store.box_agree, sealed, info)

@@ -1,0 +1,135 @@
+"""The HSM's RPC server: blocking sockets, leader and followers.
+
+On each connection one thread reads; when a request arrives it lets another one read on and
+answers itself, so that overlapping requests are served side by side and a single one without a
+hand-over between threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from orchestrator.agent.core import Peer
+from orchestrator.agent.hsm import Hsm
+from orchestrator.model.entries import encode
+from orchestrator.model.errors import MalformedError
+from orchestrator.wire.frames import FrameReader, pack_frame
+from orchestrator.wire.messages import Reply, decode_request, refusal_of
+from orchestrator.wire.streams import peer_uid
+
+CONNECTIONS_MAX: Final = 2048
+THREADS_PER_CONNECTION: Final = 32
+SEND_TIMEOUT_S: Final = 30
+_IDLE_THREADS: Final = 2  # one reads, one waits for its turn
+_log = logging.getLogger("cloister.agent")
+
+
+class Server:
+    """Accepts connections until `stop`."""
+
+    def __init__(self, hsm: Hsm, listener: socket.socket) -> None:
+        self._hsm, self._listener = hsm, listener
+        self._room = threading.BoundedSemaphore(CONNECTIONS_MAX)
+
+    def run(self) -> None:
+        """Serve until the listener is closed."""
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            if not self._room.acquire(blocking=False):
+                sock.close()
+                continue
+            Connection(self._hsm, sock, self._room.release).start()
+
+
+class Connection:
+    """One client's stream."""
+
+    def __init__(self, hsm: Hsm, sock: socket.socket, on_end: Callable[[], None]) -> None:
+        self._hsm, self._sock, self._on_end = hsm, sock, on_end
+        # A client that never reads blocks its own connection, and not for ever.
+        timeout = struct.pack("ll", SEND_TIMEOUT_S, 0)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+        self._peer: Peer = hsm.connect(peer_uid(sock))
+        self._reader = FrameReader(sock)
+        self._reading, self._writing = threading.Lock(), threading.Lock()
+        self._count = threading.Lock()
+        self._threads, self._idle = 0, 0
+        self._open = True
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._hire()
+
+    def _hire(self) -> None:
+        with self._count:
+            self._threads += 1
+        threading.Thread(target=self._serve, daemon=True, name="rpc").start()
+
+    def _serve(self) -> None:
+        try:
+            while (frame := self._next()) is not None:
+                self._answer(*frame)
+        except OSError:
+            self._open = False
+        except MalformedError as exc:
+            self._open = False
+            with contextlib.suppress(OSError):
+                self._reply(0, refusal_of(exc))  # number 0: the stream itself is broken
+        except Exception:
+            # A bug, or an audit log that cannot be written: this connection ends, unanswered.
+            self._open = False
+            _log.exception("connection closed on an unexpected error")
+        finally:
+            self._leave()
+
+    def _next(self) -> tuple[int, bytes] | None:
+        """Return the next frame; None when the stream has ended or enough threads wait."""
+        with self._count:
+            if self._idle >= _IDLE_THREADS:
+                return None
+            self._idle += 1
+        try:
+            with self._reading:
+                frame = self._reader.read() if self._open else None
+                self._open = self._open and frame is not None
+        finally:
+            with self._count:
+                self._idle -= 1
+                hire = self._open and self._idle == 0 and self._threads < THREADS_PER_CONNECTION
+        if hire:
+            self._hire()
+        return frame
+
+    def _answer(self, number: int, body: bytes) -> None:
+        try:
+            request = decode_request(body)
+        except MalformedError as exc:
+            self._reply(number, refusal_of(exc))
+            return
+        self._reply(number, self._hsm.answer(request, self._peer))
+
+    def _reply(self, number: int, reply: Reply) -> None:
+        frame = pack_frame(number, encode(reply))
+        with self._writing:
+            self._sock.sendall(frame)
+
+    def _leave(self) -> None:
+        if not self._open:
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads
+        with self._count:
+            self._threads -= 1
+            last = self._threads == 0
+        if last:
+            self._sock.close()
+            self._hsm.disconnect(self._peer)
+            self._on_end()

@@ -1,0 +1,1 @@
+"""The `cloister` command: every command parses, calls and renders."""

@@ -1,0 +1,79 @@
+"""How failures leave: one line or one JSON object on stderr, and an exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Final
+
+from orchestrator.model.errors import OrchestratorError, PendingError, UsageError
+
+EXIT_INTERNAL: Final = 70  # sysexits.h EX_SOFTWARE
+EXIT_INTERRUPTED: Final = 130
+
+
+class LoginNeededError(OrchestratorError):
+    """No credentials, and nobody to ask."""
+
+    code, exit_status = "login-needed", 4
+
+
+class ConfirmationNeededError(UsageError):
+    """A destructive command without a terminal to ask on, and without `--yes`."""
+
+    code = "confirmation-needed"
+
+
+class CancelledError(OrchestratorError):
+    """The person at the terminal said no."""
+
+    code = "cancelled"
+
+
+class InternalError(OrchestratorError):
+    """A bug. The exception's own text stays out: it may quote what it stumbled on."""
+
+    code, exit_status = "internal", EXIT_INTERNAL
+
+    def __init__(self, cause: BaseException) -> None:
+        frames = traceback.extract_tb(cause.__traceback__)
+        where = f" in {frames[-1].name} ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+        super().__init__(
+            f"a defect in cloister: {type(cause).__name__}{where}; "
+            "CLOISTER_DEBUG=1 shows the traceback"
+        )
+
+
+def wants_json(arguments: Sequence[str]) -> bool:
+    """Tell from raw arguments whether errors are to be JSON: parsing may be what failed."""
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    return any(
+        first == "--output=json" or (first == "--output" and second == "json")
+        for first, second in pairs
+    )
+
+
+def report(error: OrchestratorError, *, as_json: bool) -> int:
+    """Write `error` to stderr and return the exit status."""
+    if as_json:
+        fields: dict[str, object] = {
+            "code": error.code,
+            "message": str(error),
+            "retryable": error.retryable,
+        }
+        if isinstance(error, PendingError):
+            fields["request"] = error.request
+        sys.stderr.write(json.dumps(fields) + "\n")
+    else:
+        sys.stderr.write(f"error: {error}\n")
+    return error.exit_status
+
+
+def report_defect(exc: Exception, *, as_json: bool) -> int:
+    """Report an exception that nobody expected; the traceback only when asked for."""
+    if os.environ.get("CLOISTER_DEBUG") == "1":
+        traceback.print_exception(exc)
+    return report(InternalError(exc), as_json=as_json)

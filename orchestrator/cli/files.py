@@ -1,0 +1,49 @@
+"""Files that commands read and write: written whole, never over something."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from orchestrator.model.errors import RefusedError, UsageError
+
+_READ_BYTES_MAX: Final = 64 * 1024 * 1024
+
+
+def read(path: Path) -> bytes:
+    """Read a file that the caller named."""
+    try:
+        if path.stat().st_size > _READ_BYTES_MAX:
+            raise UsageError(f"{path} exceeds {_READ_BYTES_MAX} bytes")
+        return path.read_bytes()
+    except OSError as exc:
+        raise UsageError(f"cannot read {path}: {exc.strerror}") from exc
+
+
+def create(path: Path, *, mode: int) -> int:
+    """Create `path`, empty, and return its descriptor; what is there already stays."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    except FileExistsError as exc:
+        raise RefusedError("file-exists", f"{path} exists already; it is left as it is") from exc
+    except OSError as exc:
+        raise UsageError(f"cannot write {path}: {exc.strerror}") from exc
+
+
+def write_and_close(descriptor: int, content: bytes) -> None:
+    """Write what `create` opened, durably."""
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_new(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Write a file that does not exist yet; on failure none is left behind."""
+    descriptor = create(path, mode=mode)
+    try:
+        write_and_close(descriptor, content)
+    except OSError as exc:
+        path.unlink(missing_ok=True)
+        raise UsageError(f"cannot write {path}: {exc.strerror}") from exc

@@ -1,0 +1,170 @@
+"""One run of a command: what it may call, and how it asks and answers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Self, TextIO
+
+from orchestrator.cli import credentials, render
+from orchestrator.cli.errors import CancelledError, ConfirmationNeededError
+from orchestrator.model.ids import BackupId, ClusterId, HsmId
+from orchestrator.model.roles import Role
+
+if TYPE_CHECKING:
+    from orchestrator.client.session import Session
+    from orchestrator.control.changes import Changes
+    from orchestrator.control.plane import ControlPlane
+
+
+class OutputFormat(StrEnum):
+    """What results look like."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+class Services:
+    """What commands stand on, loaded when first used: `--help` must not wait for it."""
+
+    def home(self) -> Path:
+        """Return the state directory."""
+        from orchestrator.lab import layout
+
+        return layout.home()
+
+    def plane(self) -> ControlPlane:
+        """Open the control plane on the embedded lab's hosts."""
+        from orchestrator.control.plane import ControlPlane
+        from orchestrator.lab.hosts import LabHosts
+
+        home = self.home()
+        return ControlPlane.open(home, LabHosts(home))
+
+    def lab(self) -> ModuleType:
+        """Return the embedded lab's functions."""
+        from orchestrator import lab
+
+        return lab
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class Starting:
+    """What `main` knows before it parses."""
+
+    services: Services
+    login: credentials.GivenLogin
+
+
+class Invocation:
+    """One run of a command; closes what it has opened."""
+
+    def __init__(
+        self,
+        starting: Starting,
+        *,
+        output: OutputFormat,
+        cluster_id: str | None = None,
+        pin_file: Path | None = None,
+        request: str | None = None,
+        yes: bool = False,
+    ) -> None:
+        self.services = starting.services
+        self.given_login = starting.login
+        self.is_json = output is OutputFormat.JSON
+        self.request = request
+        self._cluster_prefix = cluster_id
+        self._pin_file = pin_file
+        self._yes = yes
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close connections and the database."""
+        self._open.close()
+
+    @cached_property
+    def plane(self) -> ControlPlane:
+        """The control plane, opened on first use."""
+        plane = self.services.plane()
+        self._open.callback(plane.close)
+        return plane
+
+    @cached_property
+    def cluster_id(self) -> ClusterId:
+        """The chosen cluster."""
+        return self.plane.resolve_cluster(self._cluster_prefix)
+
+    def hsm(self, prefix: str) -> tuple[ClusterId, HsmId]:
+        """Return the HSM whose id starts with `prefix`, and its cluster."""
+        cluster = self.cluster_id if self._cluster_prefix else None
+        return self.plane.resolve_hsm(cluster, prefix)
+
+    def backup(self, prefix: str) -> BackupId:
+        """Return the backup whose id starts with `prefix`."""
+        return self.plane.resolve_backup(prefix)
+
+    def login(self, natural: Role | None) -> credentials.Login:
+        """Find out who acts; `natural` is the role this command is for."""
+        return credentials.find_login(self.given_login, self._pin_file, natural)
+
+    def session(self, natural: Role | None) -> Session:
+        """Log in."""
+        login = self.login(natural)
+        session = self.plane.login(self.cluster_id, login.role, login.name, login.password)
+        self._open.callback(session.close)
+        return session
+
+    def changes(self, natural: Role) -> Changes:
+        """Log in to change something."""
+        return self.plane.changes(self.cluster_id, self.session(natural))
+
+    def confirm(self, question: str) -> None:
+        """Return if the person agrees or `--yes` was given, else raise."""
+        if self._yes:
+            return
+        if not credentials.is_interactive():
+            raise ConfirmationNeededError(f"{question} Give --yes to go on without being asked")
+        if credentials.ask(f"{question} (yes/no)", "no").lower() not in {"y", "yes"}:
+            raise CancelledError("nothing was done")
+
+    def progress(self, what: str) -> AbstractContextManager[None]:
+        """Show that something slow goes on."""
+        return render.progress(what)
+
+    def warn(self, text: str) -> None:
+        """Say something on stderr that is no error."""
+        if self.is_json:
+            render.write_json_line({"warning": text}, sys.stderr)
+        else:
+            sys.stderr.write(f"warning: {text}\n")
+
+    def show(
+        self, data: Mapping[str, object], *, columns: Sequence[str] = (), next_step: str = ""
+    ) -> None:
+        """Show the result, and in tables the command that usually comes next."""
+        if self.is_json:
+            render.write_json(data, sys.stdout)
+            return
+        render.write_tables(data, columns, sys.stdout)
+        if next_step:
+            self.show_next(next_step, sys.stdout)
+
+    def show_next(self, step: str, out: TextIO) -> None:
+        """Name the command that usually comes next, for the same cluster."""
+        chosen = f" --cluster-id {self._cluster_prefix}" if self._cluster_prefix else ""
+        out.write(f"\nnext: cloister {step}{chosen}\n")

@@ -1,0 +1,220 @@
+"""Which HSM gets a request: the one with the least outstanding work that is well.
+
+Invariants: a request that is safe to repeat goes to another HSM when one fails, until none is
+left or its time is up; a failed HSM is left alone for a moment, longer each time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from orchestrator.client.channel import Channel
+from orchestrator.client.trust import check_hsm
+from orchestrator.model.clock import Clock
+from orchestrator.model.entries import Member
+from orchestrator.model.errors import (
+    NotFoundError,
+    OrchestratorError,
+    RemoteError,
+    TamperedError,
+    UnavailableError,
+)
+from orchestrator.wire.messages import Hello, Reply, Request, Welcome
+
+REQUEST_TIMEOUT_S: Final = 10.0
+HELLO_TIMEOUT_S: Final = 3.0
+PATIENCE_S: Final = 30.0
+LOOK_AGAIN_S: Final = 1.0
+_PENALTY_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0)
+
+Dial = Callable[[], Channel]
+Source = Callable[[], Mapping[str, Dial]]
+"""Tells which HSMs there are now, and how to reach them."""
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What a client has seen. `retries` counts requests sent again to another HSM."""
+
+    requests: int = 0
+    retries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A live connection to a checked HSM."""
+
+    channel: Channel
+    welcome: Welcome
+    member: Member
+
+
+class Node:
+    """One HSM as a client sees it."""
+
+    def __init__(self, hsm: str, dial: Dial) -> None:
+        self.hsm, self._dial = hsm, dial
+        self.outstanding = 0
+        self.failures = 0
+        self.well_at_s = 0.0
+        self._lock = threading.Lock()
+        self._link: Link | None = None
+
+    def link(self, cluster: str, anchor: bytes) -> Link:
+        """Return the connection, made and checked when there is none."""
+        with self._lock:
+            if self._link is None:
+                channel = self._dial()
+                try:
+                    welcome = channel.call(Hello(), HELLO_TIMEOUT_S)
+                    if not isinstance(welcome, Welcome):
+                        raise TamperedError(f"{self.hsm} does not introduce itself")
+                    if welcome.removed:
+                        raise UnavailableError(f"{self.hsm} has left the cluster")
+                    member = check_hsm(welcome, cluster, anchor)
+                    if member.hsm != self.hsm:
+                        raise TamperedError(f"{member.hsm} answers in place of {self.hsm}")
+                except BaseException:
+                    channel.close()
+                    raise
+                self._link = Link(channel, welcome, member)
+            return self._link
+
+    def broken(self, link: Link | None, now_s: float) -> None:
+        """Note a failure; the next request dials anew."""
+        with self._lock:
+            if link is None or self._link is link:
+                self._link = None
+            self.failures += 1
+            wait = _PENALTY_S[min(self.failures, len(_PENALTY_S)) - 1]
+            self.well_at_s = now_s + wait
+        if link is not None:
+            link.channel.close()
+
+    def well(self) -> None:
+        """Note a success."""
+        if self.failures:
+            self.failures, self.well_at_s = 0, 0.0
+
+    def close(self) -> None:
+        """End the connection."""
+        with self._lock:
+            link, self._link = self._link, None
+        if link is not None:
+            link.channel.close()
+
+
+class Balancer:
+    """Sends requests to a cluster's HSMs. Thread-safe."""
+
+    def __init__(self, cluster: str, anchor: bytes, source: Source, clock: Clock) -> None:
+        self.cluster, self._anchor, self._clock = cluster, anchor, clock
+        self.statistics = Statistics()
+        self._source = source
+        self._nodes: dict[str, Node] = {}
+        self._guard = threading.Lock()
+        self._looked_at_s = 0.0
+        self._refresh(clock.monotonic_s())
+
+    @property
+    def hsms(self) -> Sequence[str]:
+        """Return the ids of the HSMs."""
+        return list(self._nodes)
+
+    def _refresh(self, now_s: float) -> None:
+        """Take the present list of HSMs: links that stay are kept."""
+        self._looked_at_s = now_s
+        dials = self._source()
+        with self._guard:
+            gone = [self._nodes.pop(hsm) for hsm in set(self._nodes) - set(dials)]
+            for hsm, dial in dials.items():
+                self._nodes.setdefault(hsm, Node(hsm, dial))
+        for node in gone:
+            node.close()
+
+    def call_one(
+        self, hsm: str, build: Callable[[Link], Request], timeout_s: float = REQUEST_TIMEOUT_S
+    ) -> Reply:
+        """Send a request to one HSM, once."""
+        node = self._nodes.get(hsm)
+        if node is None:
+            raise NotFoundError("HSM", hsm, "see `cloister hsm list`")
+        return self._send(node, build, timeout_s)
+
+    def call(
+        self, build: Callable[[Link], Request], timeout_s: float = REQUEST_TIMEOUT_S
+    ) -> Reply:
+        """Send a request that is safe to repeat to the best HSM, and on failure to the next.
+
+        Raises:
+            RemoteError: an HSM refused, and another would not do better.
+            UnavailableError: no HSM answered within the client's patience.
+        """
+        deadline = self._clock.monotonic_s() + PATIENCE_S
+        tried: set[str] = set()
+        last: OrchestratorError = UnavailableError(f"cluster {self.cluster} has no HSMs")
+        self.statistics.requests += 1
+        while True:
+            now = self._clock.monotonic_s()
+            if now - self._looked_at_s >= LOOK_AGAIN_S:
+                self._refresh(now)
+            node = self._pick(tried)
+            if node is None:
+                if now >= deadline or not self._nodes:
+                    raise last
+                self._clock.sleep(0.05)
+                tried.clear()
+                continue
+            try:
+                return self._send(node, build, timeout_s)
+            except RemoteError as exc:
+                if not exc.retryable:
+                    raise
+                last = exc
+                if exc.code == "behind" and len(tried) + 1 >= len(self._nodes):
+                    raise
+            except UnavailableError as exc:
+                last = exc
+            tried.add(node.hsm)
+            self.statistics.retries += 1
+
+    def least_busy(self) -> str:
+        """Return the HSM that the next request would go to."""
+        node = self._pick(set())
+        if node is None:
+            raise UnavailableError(f"cluster {self.cluster} has no HSMs")
+        return node.hsm
+
+    def _send(self, node: Node, build: Callable[[Link], Request], timeout_s: float) -> Reply:
+        with self._guard:
+            node.outstanding += 1
+        link: Link | None = None
+        try:
+            link = node.link(self.cluster, self._anchor)
+            reply = link.channel.call(build(link), timeout_s)
+        except (UnavailableError, TamperedError):
+            node.broken(link, self._clock.monotonic_s())
+            raise
+        finally:
+            with self._guard:
+                node.outstanding -= 1
+        node.well()
+        return reply
+
+    def _pick(self, tried: set[str]) -> Node | None:
+        """Return the least busy HSM that is well; one that failed lately only as a last resort."""
+        now = self._clock.monotonic_s()
+        with self._guard:
+            nodes = [node for node in self._nodes.values() if node.hsm not in tried]
+            if not nodes:
+                return None
+            well = [node for node in nodes if node.well_at_s <= now]
+            return min(well or nodes, key=lambda node: node.outstanding)
+
+    def close(self) -> None:
+        """End all connections."""
+        for node in self._nodes.values():
+            node.close()

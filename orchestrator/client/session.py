@@ -1,0 +1,233 @@
+"""A logged-in user at a cluster: keys to use, wherever an HSM is up.
+
+Invariants: every request carries the ticket and the highest place in the ledger that this client
+has heard of; an expired ticket is renewed without the caller's help; requests that are safe to
+repeat are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+from orchestrator.client.balancer import Balancer, Link, Statistics
+from orchestrator.client.trust import seal_password
+from orchestrator.client.verify import verify_signature
+from orchestrator.model.clock import Clock
+from orchestrator.model.errors import (
+    NotFoundError,
+    RefusedError,
+    RemoteError,
+    TamperedError,
+)
+from orchestrator.model.key_spec import HashFunction, KeySpec, SignMechanism, SignScheme
+from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter
+from orchestrator.model.roles import Role
+from orchestrator.wire import messages as m
+
+RENEW_BEFORE_MS: Final = 60_000
+T = TypeVar("T")
+
+
+class Session:
+    """A login. Thread-safe; use as a context manager, or `close` it."""
+
+    def __init__(self, balancer: Balancer, clock: Clock, role: Role, name: str) -> None:
+        self.balancer, self.role, self.name = balancer, role, name
+        self._clock = clock
+        self._renewing = threading.Lock()
+        self._ticket: m.Ticket | None = None
+        self._seen = 0
+        self._homes: dict[int, str] = {}
+
+    def login(self, password: bytes) -> Self:
+        """Log in at any HSM; the ticket is good at every one."""
+
+        def build(link: Link) -> m.Request:
+            sealed = seal_password("login", link.welcome, link.member, self.role, self.name, password)
+            return m.Login(self.name, self.role, sealed)
+
+        self._take(expect(self.balancer.call(build), m.Ticket))
+        return self
+
+    def _take(self, ticket: m.Ticket) -> None:
+        self._ticket = ticket
+        self._seen = max(self._seen, ticket.seq)
+
+    @property
+    def login_id(self) -> str:
+        """Return the login's id, as the audit log names it."""
+        return self._ticket.login if self._ticket else ""
+
+    @property
+    def statistics(self) -> Statistics:
+        """Return what this session's requests met."""
+        return self.balancer.statistics
+
+    def heard(self, seq: int) -> None:
+        """Note that the ledger has reached `seq`: an HSM behind it is not asked first."""
+        self._seen = max(self._seen, seq)
+
+    def ticket(self) -> bytes:
+        """Return a ticket that is good for a while yet, renewing it when needed."""
+        held = self._ticket
+        if held is None:
+            raise NotFoundError("login", self.name, "log in first")
+        if self._clock.now_ms() < held.expires_at - RENEW_BEFORE_MS:
+            return held.ticket
+        with self._renewing:
+            held = self._ticket
+            if held is not None and self._clock.now_ms() >= held.expires_at - RENEW_BEFORE_MS:
+                renewal = m.Renew(held.ticket)
+                self._take(expect(self.balancer.call(lambda _: renewal), m.Ticket))
+            return self._ticket.ticket if self._ticket else b""
+
+    def _call(
+        self, build: Callable[[bytes, int], m.Request], kind: type[T], hsm: str | None = None
+    ) -> T:
+        """Send a user's request, to one HSM or to the best."""
+        ticket = self.ticket()
+        try:
+            request = build(ticket, self._seen)
+            return expect(self._send(request, hsm), kind)
+        except RemoteError as exc:
+            if exc.code != "behind" or hsm is not None:
+                raise
+        # Every HSM in reach is behind what this client has seen: they serve what they know.
+        return expect(self._send(build(ticket, 0), None), kind)
+
+    def _send(self, request: m.Request, hsm: str | None) -> m.Reply:
+        if hsm is not None:
+            return self.balancer.call_one(hsm, lambda _: request)
+        return self.balancer.call(lambda _: request)
+
+    # --- keys ---
+
+    def list_keys(self, key_filter: KeyFilter, offset: int = 0, limit: int = 10) -> m.KeyPage:
+        """Return a page of the keys that match, and how many match in all."""
+        return self._call(
+            lambda ticket, seen: m.ListKeys(ticket, seen, key_filter, offset, limit),
+            m.KeyPage,
+            self._homes.get(key_filter.ref),
+        )
+
+    def find_key(self, key_filter: KeyFilter) -> Key:
+        """Return the one key that matches.
+
+        Raises:
+            NotFoundError: none does.
+            RefusedError: `ambiguous-filter`, several do.
+        """
+        page = self.list_keys(key_filter, 0, 2)
+        if page.total > 1:
+            raise RefusedError(
+                "ambiguous-filter",
+                f"Key selection criteria matched {page.total} keys. Refine selection criteria to "
+                "select a single key.",
+            )
+        if not page.keys:
+            raise NotFoundError("key", "that matches", "see `cloister key list`")
+        return page.keys[0]
+
+    def key(self, label: str, key_class: str = "private-key") -> Key:
+        """Return the one key of this class with this label."""
+        terms = (("label", label), ("class", key_class))
+        return self.find_key(KeyFilter(attributes=terms))
+
+    def sign(
+        self, ref: int, mechanism: SignMechanism, digest: bytes, hsm: str | None = None
+    ) -> bytes:
+        """Sign a digest; ECDSA gives r || s."""
+        return self._call(
+            lambda ticket, seen: m.Sign(ticket, seen, ref, mechanism, digest),
+            m.Data,
+            self._homes.get(ref, hsm),
+        ).data
+
+    def sign_data(
+        self,
+        key: Key,
+        data: bytes,
+        scheme: SignScheme,
+        hash_function: HashFunction = HashFunction.SHA256,
+    ) -> bytes:
+        """Digest `data` here and sign it there; the PSS salt is as long as the digest."""
+        digest = hashlib.new(hash_function, data).digest()
+        return self.sign(key.ref, SignMechanism(scheme, hash_function, len(digest)), digest)
+
+    def verify_data(
+        self,
+        key: Key,
+        data: bytes,
+        signature: bytes,
+        scheme: SignScheme,
+        hash_function: HashFunction = HashFunction.SHA256,
+    ) -> None:
+        """Verify here with the public half; raise RefusedError when it does not hold."""
+        digest = hashlib.new(hash_function, data).digest()
+        mechanism = SignMechanism(scheme, hash_function, len(digest))
+        verify_signature(key.public, mechanism, digest, signature)
+
+    def encrypt(self, ref: int, plaintext: bytes, aad: bytes = b"") -> bytes:
+        """Encrypt with AES-GCM: 12-byte nonce, ciphertext, tag."""
+        return self._call(
+            lambda ticket, seen: m.Encrypt(ticket, seen, ref, plaintext, aad),
+            m.Data,
+            self._homes.get(ref),
+        ).data
+
+    def decrypt(self, ref: int, ciphertext: bytes, aad: bytes = b"") -> bytes:
+        """Open what `encrypt` made."""
+        return self._call(
+            lambda ticket, seen: m.Decrypt(ticket, seen, ref, ciphertext, aad),
+            m.Data,
+            self._homes.get(ref),
+        ).data
+
+    def random(self, count: int) -> bytes:
+        """Return random bytes from an HSM."""
+        return self._call(lambda ticket, _: m.Random(ticket, count), m.Data).data
+
+    def make_session_keys(
+        self, spec: KeySpec, drafts: tuple[m.KeyDraft, ...], hsm: str | None = None
+    ) -> tuple[Key, ...]:
+        """Make keys on one HSM that live until log-out, or until the connection ends."""
+        home = hsm or self.balancer.least_busy()
+        page = self._call(
+            lambda ticket, _: m.MakeSessionKeys(ticket, spec, drafts), m.KeyPage, home
+        )
+        self._homes.update({key.ref: home for key in page.keys})
+        return page.keys
+
+    def drop_session_key(self, ref: int) -> None:
+        """Delete a session key."""
+        if not ref & SESSION_KEY_BIT or ref not in self._homes:
+            raise NotFoundError("session key", f"0x{ref:016x}")
+        home = self._homes.pop(ref)
+        self._call(lambda ticket, _: m.DropSessionKey(ticket, ref), m.Done, home)
+
+    def close(self) -> None:
+        """Forget the ticket and end the connections; session keys die with them."""
+        self._ticket = None
+        self.balancer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def expect(reply: object, kind: type[T]) -> T:
+    """Return the reply, which must be of this kind."""
+    if not isinstance(reply, kind):
+        raise TamperedError(f"the HSM answered with {type(reply).__name__}")
+    return reply

@@ -1,0 +1,43 @@
+"""What a client checks before it hands an HSM a password: the chain to the customer's anchor.
+
+Invariant: a password is sealed to a key only after the trust anchor was seen to vouch for the
+cluster certificate, the cluster certificate's key for the HSM, and the HSM's credential for
+that very key.
+"""
+
+from __future__ import annotations
+
+from cryptography.exceptions import InvalidSignature
+
+from orchestrator.model.entries import Member
+from orchestrator.model.errors import TamperedError
+from orchestrator.model.roles import Role
+from orchestrator.model.signatures import check_credential, load_certificate, public_bytes
+from orchestrator.sealed.box import seal_box
+from orchestrator.wire.messages import Welcome, password_info
+
+
+def check_hsm(welcome: Welcome, cluster: str, trust_anchor: bytes) -> Member:
+    """Return the member that `welcome` proves to be, or raise TamperedError."""
+    if welcome.credential is None or not welcome.certificate:
+        raise TamperedError(f"{welcome.hsm} shows no credential of cluster {cluster}")
+    anchor = load_certificate(trust_anchor, "the trust anchor")
+    certificate = load_certificate(welcome.certificate, "the cluster certificate")
+    try:
+        certificate.verify_directly_issued_by(anchor)
+    except (InvalidSignature, ValueError, TypeError) as exc:
+        raise TamperedError(
+            f"{welcome.hsm} is not of a cluster under this trust anchor; no password was sent"
+        ) from exc
+    member = check_credential(welcome.credential, cluster, public_bytes(certificate))
+    if (member.hsm, member.box) != (welcome.hsm, welcome.box):
+        raise TamperedError(f"{welcome.hsm} shows the credential of another HSM")
+    return member
+
+
+def seal_password(
+    purpose: str, welcome: Welcome, member: Member, role: Role, name: str, password: bytes
+) -> bytes:
+    """Seal a password to a checked HSM, for one connection and one user."""
+    info = password_info(purpose, member.hsm, welcome.nonce, role, name)
+    return seal_box(member.box, password, info)

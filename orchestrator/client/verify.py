@@ -1,0 +1,71 @@
+"""Verification in host code: public keys need no HSM."""
+
+from __future__ import annotations
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from orchestrator.model.errors import RefusedError
+from orchestrator.model.key_spec import HashFunction, SignMechanism, SignScheme
+
+_HASHES = {
+    HashFunction.SHA1: hashes.SHA1,
+    HashFunction.SHA224: hashes.SHA224,
+    HashFunction.SHA256: hashes.SHA256,
+    HashFunction.SHA384: hashes.SHA384,
+    HashFunction.SHA512: hashes.SHA512,
+}
+
+
+def verify_signature(
+    public: bytes, mechanism: SignMechanism, digest: bytes, signature: bytes
+) -> None:
+    """Verify a signature over a digest.
+
+    Args:
+        public: DER SubjectPublicKeyInfo.
+        mechanism: scheme, hash and PSS salt length.
+        digest: as long as the hash's.
+        signature: RSA's octets, or r || s.
+
+    Raises:
+        RefusedError: `signature-invalid`, with CloudHSM's message.
+    """
+    algorithm = _HASHES[mechanism.hash]()
+    prehashed = utils.Prehashed(algorithm)
+    key = load_der_public_key(public)
+    try:
+        if mechanism.scheme is SignScheme.ECDSA and isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(der_signature(signature), digest, ec.ECDSA(prehashed))
+            return
+        if isinstance(key, rsa.RSAPublicKey) and mechanism.scheme is not SignScheme.ECDSA:
+            scheme = (
+                padding.PKCS1v15()
+                if mechanism.scheme is SignScheme.RSA_PKCS
+                else padding.PSS(padding.MGF1(algorithm), mechanism.salt_bytes)
+            )
+            key.verify(signature, digest, scheme, prehashed)
+            return
+    except (InvalidSignature, ValueError, UnsupportedAlgorithm) as exc:
+        raise RefusedError("signature-invalid", "Signature verification failed") from exc
+    raise RefusedError("key-usage", f"this key cannot verify {mechanism.scheme}")
+
+
+def der_signature(raw: bytes) -> bytes:
+    """Turn r || s into a DER ECDSA-Sig-Value."""
+    half = len(raw) // 2
+    if not raw or len(raw) % 2:
+        raise ValueError("an ECDSA signature is r || s, both of one length")
+    r, s = int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big")
+    return utils.encode_dss_signature(r, s)
+
+
+def raw_signature(der: bytes, curve_bytes: int = 32) -> bytes:
+    """Turn a DER ECDSA-Sig-Value into r || s."""
+    try:
+        r, s = utils.decode_dss_signature(der)
+        return r.to_bytes(curve_bytes, "big") + s.to_bytes(curve_bytes, "big")
+    except (ValueError, OverflowError) as exc:
+        raise RefusedError("signature-invalid", "Signature verification failed") from exc

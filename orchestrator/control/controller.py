@@ -1,0 +1,343 @@
+"""The controller: the only writer of a cluster's ledger.
+
+Invariants: the ledger's insert is the only commit point; a request that is in doubt is looked up
+and never made a second time; token work is never repeated for a lost race; every change ends as
+done, refused or pending.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from orchestrator.client.session import expect
+from orchestrator.control.ledger import Head, Ledger
+from orchestrator.control.roster import Heard, Roster
+from orchestrator.control.views import ChangeReport
+from orchestrator.model.entries import Entry
+from orchestrator.model.errors import (
+    ForkedError,
+    MovedOnError,
+    NotFoundError,
+    OrchestratorError,
+    PendingError,
+    RemoteError,
+    TamperedError,
+    UnavailableError,
+)
+from orchestrator.model.keys import Key
+from orchestrator.model.steps import OnStep, Step, no_step
+from orchestrator.wire import messages as m
+
+MINIMUM: Final = 2
+ATTEMPTS: Final = 100
+_PAGE: Final = 256
+
+Ask = Callable[[str], m.ChangeRequest]
+"""Builds what is asked of the HSM with this id: passwords are sealed to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A change that is done, and the keys it made."""
+
+    report: ChangeReport
+    keys: tuple[Key, ...] = ()
+
+
+class Controller:
+    """Prepares, commits and pushes changes of one cluster."""
+
+    def __init__(
+        self, cluster: str, ledger: Ledger, roster: Roster, on_step: OnStep = no_step
+    ) -> None:
+        self.cluster, self.ledger, self.roster, self._on_step = cluster, ledger, roster, on_step
+        self._has_heard_enough = False
+
+    # --- a change ---
+
+    def change(
+        self,
+        ask: Ask,
+        *,
+        ticket: bytes = b"",
+        request: str | None = None,
+        seen: int = 0,
+        author: str | None = None,
+    ) -> Outcome:
+        """Carry a change through to its outcome.
+
+        Args:
+            ask: builds the change for the HSM that prepares it.
+            ticket: of the user who asks, empty for the appliance user.
+            request: an id to repeat a request by; a repeated one is answered, not made again.
+            seen: the highest place in the ledger that the caller has heard of.
+            author: the HSM that shall prepare it; None takes any member in reach.
+
+        Raises:
+            RemoteError: refused; nothing changed.
+            UnavailableError: too few HSMs in reach; nothing changed.
+            PendingError: committed, too few hold it yet; ask again with the same request id.
+            ForkedError: an HSM is ahead of the ledger or off its chain; changes are frozen.
+        """
+        request = request or uuid.uuid4().hex
+        if (entry := self.ledger.find(request)) is None:
+            heard = self.roster.hear()
+            self._check_reach(heard)
+            entry = self._prepare_and_commit(ask, ticket, request, seen, heard, author)
+        return self.settle(entry)
+
+    def members(self, heard: Heard) -> list[str]:
+        """Return the member HSMs as the most advanced HSM in reach knows them."""
+        best = max(heard.welcomes, key=lambda hsm: heard.welcomes[hsm].seq, default=None)
+        if best is None or not heard.welcomes[best].cluster:
+            return []
+        page = expect(self.roster.call(best, m.ListMembers()), m.MemberPage)
+        return [member.hsm for member in page.members]
+
+    def minimum(self, members: list[str]) -> int:
+        """Return how many HSMs must hold a change before it is done."""
+        return min(MINIMUM, len(members))
+
+    def _check_reach(self, heard: Heard) -> None:
+        members = self.members(heard)
+        within = [hsm for hsm in members if hsm in heard.welcomes]
+        self._check_fork(heard)
+        minimum = self.minimum(members)
+        # A controller that has just come may follow a database that was put back: enough members
+        # to meet every set that confirmed a change must be heard before the first one.
+        wanted = minimum if self._has_heard_enough else max(minimum, len(members) - minimum + 1)
+        if not members or len(within) < wanted:
+            names = ", ".join(sorted(set(members) - set(within)) or heard.silent)
+            raise UnavailableError(
+                f"{len(within)} of {len(members)} HSMs are in reach, a change needs {wanted}; "
+                f"missing: {names or 'all'}. Nothing has changed"
+            )
+        self._has_heard_enough = True
+
+    def _check_fork(self, heard: Heard) -> None:
+        head = self.ledger.head()
+        for hsm, welcome in heard.welcomes.items():
+            if welcome.removed or not welcome.cluster:
+                continue
+            if problem := self._off_chain(head, welcome.seq, welcome.head):
+                raise ForkedError(
+                    f"FORKED: {hsm} {problem}. Changes are frozen, keys stay usable; see "
+                    "`cloister cluster verify`, then `cloister cluster adopt`"
+                )
+
+    def _off_chain(self, head: Head, seq: int, chain: bytes) -> str:
+        if seq > head.seq:
+            # Another controller may have committed since `head` was read.
+            head = self.ledger.head()
+        if seq > head.seq:
+            return f"is at {seq}, ahead of the ledger at {head.seq}"
+        page = self.ledger.after(seq - 1, 1)
+        if page and page[0].parse_header().seq == seq and page[0].hash != chain:
+            return f"holds another entry at {seq} than the ledger"
+        return ""
+
+    def _prepare_and_commit(  # noqa: PLR0913  # the parts of one change
+        self,
+        ask: Ask,
+        ticket: bytes,
+        request: str,
+        seen: int,
+        heard: Heard,
+        author: str | None,
+    ) -> Entry:
+        authors = [author] if author else self._authors(heard)
+        last: OrchestratorError = UnavailableError("no HSM can prepare the change")
+        for hsm in authors:
+            asked: m.ChangeRequest | None = None
+            for _ in range(ATTEMPTS):
+                try:
+                    self.catch_up(hsm)
+                    asked = asked or ask(hsm)
+                    reply = self.roster.call(hsm, m.Prepare(ticket, request, asked, seen))
+                    return self._commit(expect(reply, m.Prepared).entry, request)
+                except MovedOnError as exc:
+                    last = exc  # only check and signature are repeated: the HSM keeps the work
+                except RemoteError as exc:
+                    if not exc.retryable:
+                        raise
+                    last = exc
+                    break
+                except UnavailableError as exc:
+                    last = exc
+                    break
+        raise last
+
+    def _authors(self, heard: Heard) -> list[str]:
+        members = set(self.members(heard))
+        able = [hsm for hsm in heard.welcomes if hsm in members]
+        return sorted(able, key=lambda hsm: -heard.welcomes[hsm].seq)
+
+    def _commit(self, entry: Entry, request: str) -> Entry:
+        self._on_step(Step.COMMIT_BEGIN)
+        try:
+            self.ledger.commit(entry)
+        except MovedOnError:
+            if (found := self.ledger.find(request)) is not None:
+                return found
+            raise
+        except UnavailableError:
+            # In doubt: the row tells.
+            if (found := self.ledger.find(request)) is not None:
+                return found
+            raise
+        self._on_step(Step.COMMIT_DONE)
+        return entry
+
+    def settle(self, entry: Entry) -> Outcome:
+        """Push a committed entry and tell how many hold it.
+
+        Raises:
+            PendingError: fewer than the minimum.
+        """
+        header = entry.parse_header()
+        results = self.roster.each(self.roster.hsms(), lambda hsm: self._push(hsm, header.seq))
+        self._on_step(Step.PUSH_ONE)
+        holding = [hsm for hsm, seq in results.items() if isinstance(seq, int) and seq >= header.seq]
+        members = self.members(self.roster.hear(holding)) if holding else []
+        held = [hsm for hsm in holding if hsm in members]
+        minimum = self.minimum(members) if members else MINIMUM
+        if len(held) < minimum:
+            raise PendingError(header.request, len(held), minimum)
+        missing = tuple(sorted(set(members) - set(held)))
+        report = ChangeReport(header.request, header.seq, len(held), len(members), missing)
+        return Outcome(report, self._keys(held, header.request))
+
+    def _push(self, hsm: str, seq: int) -> int:
+        reached = self.catch_up(hsm)
+        if reached < seq:
+            raise UnavailableError(f"{hsm} stays at {reached}")
+        return reached
+
+    def _keys(self, held: list[str], request: str) -> tuple[Key, ...]:
+        for hsm in held:
+            try:
+                return expect(self.roster.call(hsm, m.Outcome(request)), m.Committed).keys
+            except (NotFoundError, RemoteError, UnavailableError):
+                continue
+        return ()
+
+    # --- catching up ---
+
+    def catch_up(self, hsm: str) -> int:
+        """Offer an HSM what it lacks; return where it stands then.
+
+        Raises:
+            RemoteError: it refuses an entry (`forked`, `tampered`).
+            UnavailableError: it does not answer.
+        """
+        welcome = expect(self.roster.call(hsm, m.Hello(), 3.0), m.Welcome)
+        seq = welcome.seq
+        if not welcome.cluster and seq == 0:
+            return 0
+        while page := self.ledger.after(seq, _PAGE):
+            seq = self.offer(hsm, page, seq)
+        return seq
+
+    def offer(self, hsm: str, page: list[Entry], seq: int) -> int:
+        """Offer entries in frames that fit; return where the HSM stands then."""
+        frame: list[Entry] = []
+        room = 900 * 1024
+        for number, entry in enumerate(page, start=1):
+            frame.append(entry)
+            room -= len(entry.body) + len(entry.header) + 128
+            if room < 300 * 1024 or number == len(page):
+                reply = expect(self.roster.call(hsm, m.Apply(tuple(frame))), m.Applied)
+                if reply.seq < frame[-1].parse_header().seq:
+                    raise TamperedError(f"{hsm} stays at {reply.seq}: it lacks what came before")
+                seq, frame, room = reply.seq, [], 900 * 1024
+        return seq
+
+    def heal(self) -> list[str]:
+        """One pass over all HSMs: bring on those that are behind, carry out counted locks."""
+        done: list[str] = []
+        heard = self.roster.hear()
+        for hsm, welcome in heard.welcomes.items():
+            if not welcome.cluster or welcome.removed:
+                continue
+            reached = self.catch_up(hsm)
+            if reached != welcome.seq:
+                done.append(f"{hsm} caught up from {welcome.seq} to {reached}")
+            wanted = expect(self.roster.call(hsm, m.Pending()), m.PendingChanges)
+            for request, lock in wanted.changes:
+                self.change(_same(lock), request=request, author=hsm)
+                done.append(f"{lock.role} {lock.name} is locked on every HSM")
+        return done
+
+    # --- adopting ---
+
+    def adopt(self, chosen: str | None) -> int:
+        """Rebuild the ledger from the HSMs' chains; return where it stands then.
+
+        A chain that extends all others is continued. Of true branches an admin chooses one by
+        naming an HSM: length decides nothing.
+
+        Raises:
+            ForkedError: there are branches, and none was chosen.
+        """
+        chains = self._chains()
+        if chosen is not None:
+            if chosen not in chains:
+                raise UnavailableError(f"{chosen} does not answer, or holds no entries")
+            self.ledger.replace(chains[chosen])
+            return self.ledger.head().seq
+        merged: dict[int, Entry] = {}
+        owner: dict[int, str] = {}
+        for hsm, chain in chains.items():
+            for entry in chain:
+                seq = entry.parse_header().seq
+                if seq in merged and merged[seq].hash != entry.hash:
+                    raise ForkedError(
+                        f"{hsm} and {owner[seq]} hold different entries at {seq}; choose whose "
+                        "branch goes on: `cloister cluster adopt --hsm ID`; the others of its "
+                        "branch must be deleted and created anew"
+                    )
+                merged[seq], owner[seq] = entry, hsm
+        ordered = [merged[seq] for seq in sorted(merged)]
+        self.ledger.replace(_unbroken(ordered))
+        return self.ledger.head().seq
+
+    def _chains(self) -> dict[str, list[Entry]]:
+        chains: dict[str, list[Entry]] = {}
+        for hsm, welcome in self.roster.hear().welcomes.items():
+            if not welcome.cluster or welcome.removed:
+                continue
+            chain: list[Entry] = []
+            after = 0
+            while True:
+                page = expect(self.roster.call(hsm, m.Entries(after)), m.EntryPage)
+                if not page.entries:
+                    break
+                chain.extend(page.entries)
+                after = chain[-1].parse_header().seq
+            if chain:
+                chains[hsm] = _unbroken(chain)
+        try:
+            rows = self.ledger.after(0, 1_000_000)
+            if rows and chains:
+                chains["the database"] = rows
+        except OrchestratorError:
+            pass  # a damaged database has no voice
+        return chains
+
+
+def _same(change: m.ChangeRequest) -> Ask:
+    return lambda _: change
+
+
+def _unbroken(chain: list[Entry]) -> list[Entry]:
+    """Return the chain if each entry follows the one before."""
+    for before, entry in zip(chain, chain[1:], strict=False):
+        header = entry.parse_header()
+        if header.prev != before.hash:
+            raise TamperedError(f"the chain breaks before entry {header.seq}")
+    return chain
+
+

@@ -1,0 +1,435 @@
+"""What an entry does to state n: one pure function, the same on every HSM.
+
+Invariants: a change that a rule forbids is no entry, whoever signed it; the entry's `at` is the
+only clock; the result depends on state n and the entry alone.
+"""
+
+from __future__ import annotations
+
+from typing import Final, assert_never
+
+import msgspec
+
+from orchestrator.model import entries as e
+from orchestrator.model.errors import NotFoundError, RefusedError, TamperedError
+from orchestrator.model.key_spec import KeyClass
+from orchestrator.model.keys import Key, check_attributes, check_label
+from orchestrator.model.roles import (
+    APPLIANCE_NAME,
+    LOGIN_ROLES,
+    Operation,
+    Role,
+    parse_user_name,
+    require,
+)
+from orchestrator.model.signatures import (
+    check_cluster_certificate,
+    check_credential,
+    check_ecdsa,
+    check_ed25519,
+    digest_of,
+)
+from orchestrator.model.state import (
+    ONLY,
+    EndedLogin,
+    Host,
+    MemberRow,
+    Meta,
+    OldTicketSecret,
+    Phase,
+    Put,
+    Secrets,
+    State,
+    Table,
+    User,
+    key_row,
+    user_row,
+)
+
+MEMBERS_MAX: Final = 28
+KEYS_PER_ENTRY: Final = 2
+BLOB_BYTES_MAX: Final = 16 * 1024
+
+
+def decide(
+    state: State, header: e.Header, change: e.Change, secrets: Secrets | None
+) -> tuple[Put, ...]:
+    """Return the rows that `change` writes, or raise why it is no entry here.
+
+    Args:
+        state: state n.
+        header: of entry n+1; its place, hash chain and signature were checked.
+        change: the opened body.
+        secrets: what this HSM found in its box of a rekeying entry, None for other entries.
+    """
+    puts = _decide(state, header, change, secrets)
+    expired = [
+        Put(Table.LOGINS, name, None)
+        for name, row in state.tables[Table.LOGINS].items()
+        if isinstance(row, EndedLogin) and row.until < header.at
+    ]
+    named = {(p.table, p.name) for p in puts}
+    return (*puts, *(p for p in expired if (p.table, p.name) not in named))
+
+
+def _decide(
+    state: State, header: e.Header, change: e.Change, secrets: Secrets | None
+) -> tuple[Put, ...]:
+    match change:
+        case e.ClusterCreated():
+            return _created(state, header, change, secrets)
+        case e.ClusterRestored():
+            return _restored(state, header, change, secrets)
+        case e.ClusterInitialized():
+            return _initialized(state, header, change)
+        case e.ClusterActivated():
+            return _activated(state, change)
+        case e.HostAdmitted():
+            _authorize(state, change.actor, Operation.ADMIT_HOST)
+            _check_host(change.host, change.key)
+            return (Put(Table.HOSTS, change.host, Host(change.host, change.key)),)
+        case e.HostExpelled():
+            _authorize(state, change.actor, Operation.EXPEL_HOST)
+            state.host(change.host)
+            return (Put(Table.HOSTS, change.host, None),)
+        case e.HsmJoined():
+            return _joined(state, change)
+        case e.HsmRemoved():
+            return _removed(state, header, change, secrets)
+        case e.UserCreated():
+            return _user_created(state, change)
+        case e.UserDeleted():
+            return _user_deleted(state, change)
+        case e.PasswordChanged():
+            return _password_changed(state, change)
+        case e.UserLocked():
+            return _user_locked(state, change)
+        case e.LoginEnded():
+            _authorize(state, change.actor, Operation.LOGOUT)
+            return (Put(Table.LOGINS, change.login, EndedLogin(change.until)),)
+        case e.KeysCreated():
+            return _keys_created(state, header, change)
+        case e.KeyDeleted():
+            _authorize(state, change.actor, Operation.DELETE_KEY)
+            _check_deletable(state.key(change.ref), change.actor.name)
+            return (Put(Table.KEYS, key_row(change.ref), None),)
+        case e.RecoveryKeySet():
+            return _recovery_key_set(state, change)
+        case _:
+            assert_never(change)
+
+
+def _need(condition: bool, code: str, message: str) -> None:  # noqa: FBT001  # an assertion
+    if not condition:
+        raise RefusedError(code, message)
+
+
+def _authorize(state: State, actor: e.Actor, operation: Operation) -> User:
+    """Check that the actor exists and its role may do this in an active cluster."""
+    need_active(state)
+    require(actor.role, operation)
+    return state.user(actor.role, actor.name)
+
+
+def need_active(state: State) -> None:
+    """Raise RefusedError unless the cluster is activated."""
+    _need(
+        state.meta.phase is Phase.ACTIVE,
+        "not-active",
+        f"cluster {state.meta.cluster} is {state.meta.phase}: activate it first",
+    )
+
+
+def _put_meta(state: State, **fields: object) -> Put:
+    return Put(Table.META, ONLY, msgspec.structs.replace(state.meta, **fields))
+
+
+def _checked_secrets(state: State, rekey: e.Rekey, secrets: Secrets | None) -> Secrets:
+    if secrets is None or secrets.epoch != rekey.epoch:
+        raise TamperedError("this HSM found no box of its own in a rekeying entry")
+    if state.tables[Table.SECRETS]:
+        _need(rekey.epoch == state.secrets.epoch + 1, "epoch", "epochs rise by one")
+    return secrets
+
+
+def _created(
+    state: State, header: e.Header, change: e.ClusterCreated, secrets: Secrets | None
+) -> tuple[Put, ...]:
+    _need(state.seq == 0, "exists", "this HSM already belongs to a cluster")
+    member = check_credential(change.credential, header.cluster, change.cluster_public)
+    _need(member.hsm == header.author, "author", "the first HSM authors the first entry")
+    meta = Meta(
+        cluster=header.cluster,
+        hsm_type=change.hsm_type,
+        mode=change.mode,
+        phase=Phase.UNINITIALIZED,
+        limits=change.limits,
+        csr=change.csr,
+        cluster_public=change.cluster_public,
+        certificate_key=change.certificate_key,
+    )
+    preco = User("admin", Role.UNACTIVATED_ADMIN, "", 1)
+    appliance = User(APPLIANCE_NAME, Role.APPLIANCE_USER, "", 1)
+    return (
+        Put(Table.META, ONLY, meta),
+        Put(Table.SECRETS, ONLY, _checked_secrets(state, change.rekey, secrets)),
+        Put(Table.MEMBERS, member.hsm, MemberRow(member, change.credential)),
+        Put(Table.USERS, user_row(preco.role, preco.name), preco),
+        Put(Table.USERS, user_row(appliance.role, appliance.name), appliance),
+    )
+
+
+def _restored(
+    state: State, header: e.Header, change: e.ClusterRestored, secrets: Secrets | None
+) -> tuple[Put, ...]:
+    meta = state.meta
+    _need(meta.phase is Phase.ACTIVE, "not-active", "only an active cluster is restored")
+    _need(meta.cluster == change.source_cluster, "source", "the backup is of another cluster")
+    _need(header.cluster != meta.cluster, "source", "a restored cluster has an id of its own")
+    if state.digest() != change.source_digest:
+        raise TamperedError("the restored state is not the one that the backup names")
+    member = check_credential(change.credential, header.cluster, meta.cluster_public)
+    _need(member.hsm == header.author, "author", "the first HSM authors the first entry")
+    _check_host(member.host, change.host_key)
+    gone = tuple(Put(Table.MEMBERS, m.hsm, None) for m in state.members() if m.hsm != member.hsm)
+    return (
+        _put_meta(state, cluster=header.cluster, source_cluster=change.source_cluster),
+        Put(Table.SECRETS, ONLY, _checked_secrets(state, change.rekey, secrets)),
+        *gone,
+        Put(Table.MEMBERS, member.hsm, MemberRow(member, change.credential)),
+        Put(Table.HOSTS, member.host, Host(member.host, change.host_key)),
+        *(Put(Table.LOGINS, name, None) for name in state.tables[Table.LOGINS]),
+    )
+
+
+def _initialized(
+    state: State, header: e.Header, change: e.ClusterInitialized
+) -> tuple[Put, ...]:
+    _need(
+        state.meta.phase is Phase.UNINITIALIZED,
+        "not-uninitialized",
+        f"cluster {state.meta.cluster} is already {state.meta.phase}",
+    )
+    check_cluster_certificate(
+        change.certificate, change.trust_anchor, state.meta.cluster_public, header.at
+    )
+    return (
+        _put_meta(
+            state,
+            phase=Phase.INITIALIZED,
+            certificate=change.certificate,
+            trust_anchor=change.trust_anchor,
+        ),
+    )
+
+
+def _activated(state: State, change: e.ClusterActivated) -> tuple[Put, ...]:
+    _need(
+        state.meta.phase is Phase.INITIALIZED,
+        "not-initialized",
+        f"cluster {state.meta.cluster} is {state.meta.phase}, not INITIALIZED",
+    )
+    require(Role.UNACTIVATED_ADMIN, Operation.ACTIVATE)
+    preco = state.user(Role.UNACTIVATED_ADMIN, "admin")
+    _check_host(change.host, change.host_key)
+    admin = User(preco.name, Role.ADMIN, change.password_hash, preco.version + 1)
+    return (
+        _put_meta(
+            state,
+            phase=Phase.ACTIVE,
+            backup_public=change.backup_public,
+            backup_key=change.backup_key,
+        ),
+        Put(Table.USERS, user_row(preco.role, preco.name), None),
+        Put(Table.USERS, user_row(admin.role, admin.name), admin),
+        Put(Table.HOSTS, change.host, Host(change.host, change.host_key)),
+    )
+
+
+def _check_host(host: str, key: bytes) -> None:
+    _need(0 < len(host) <= 64 and host.isprintable(), "host-rule", "a host name has 1 to 64 characters")
+    _need(len(key) == 32, "host-rule", "a host key is an Ed25519 public key of 32 bytes")
+
+
+def receipt_digest(join: e.SignedJoinRequest) -> bytes:
+    """Return what a joiner signs once it holds the masking key durably."""
+    return digest_of("join-receipt", join.request)
+
+
+def check_join(state: State, join: e.SignedJoinRequest) -> e.JoinRequest:
+    """Check that an admitted host and the HSM itself ask to join; return the request."""
+    request = e.decode(e.JoinRequest, join.request, "join request")
+    host = state.host(request.host)
+    check_ed25519(host.key, digest_of("join-host", join.request), join.host_signature,
+                  f"join request of host {request.host}")  # fmt: skip
+    check_ecdsa(request.identity, digest_of("join", join.request), join.identity_signature,
+                f"join request of {request.hsm}")  # fmt: skip
+    return request
+
+
+def _joined(state: State, change: e.HsmJoined) -> tuple[Put, ...]:
+    need_active(state)
+    request = check_join(state, change.join)
+    meta = state.meta
+    member = check_credential(change.credential, meta.cluster, meta.cluster_public)
+    expected = e.Member(
+        meta.cluster, request.hsm, request.host, request.zone, request.identity, request.box
+    )
+    if member != expected or request.cluster != meta.cluster:
+        raise TamperedError(f"the credential of {request.hsm} is not for the HSM that asked")
+    check_ecdsa(
+        member.identity, receipt_digest(change.join), change.receipt, f"receipt of {member.hsm}"
+    )
+    members = state.tables[Table.MEMBERS]
+    _need(member.hsm not in members, "exists", f"{member.hsm} is a member already")
+    _need(len(members) < MEMBERS_MAX, "limit", f"a cluster has at most {MEMBERS_MAX} HSMs")
+    return (Put(Table.MEMBERS, member.hsm, MemberRow(member, change.credential)),)
+
+
+def _removed(
+    state: State, header: e.Header, change: e.HsmRemoved, secrets: Secrets | None
+) -> tuple[Put, ...]:
+    require(Role.APPLIANCE_USER, Operation.REMOVE_HSM)
+    state.member(change.hsm)
+    staying = {m.hsm for m in state.members()} - {change.hsm}
+    _need(bool(staying), "last-hsm", f"{change.hsm} is the last HSM of the cluster")
+    _need(
+        {name for name, _ in change.rekey.boxes} == staying,
+        "rekey",
+        "a removal gives new secrets to exactly those who stay",
+    )
+    new = _checked_secrets(state, change.rekey, secrets)
+    if not change.compromised:
+        # Running logins outlive an orderly removal: their tickets are good for a day at most.
+        now = state.secrets
+        kept = tuple(old for old in now.old if old.until > header.at)
+        last = OldTicketSecret(now.epoch, now.ticket_secret, header.at + e.LOGIN_LIFE_MS)
+        new = msgspec.structs.replace(new, old=(*kept, last))
+    return (
+        Put(Table.SECRETS, ONLY, new),
+        Put(Table.MEMBERS, change.hsm, None),
+    )
+
+
+def _user_created(state: State, change: e.UserCreated) -> tuple[Put, ...]:
+    _authorize(state, change.actor, Operation.CREATE_USER)
+    _need(change.role in LOGIN_ROLES, "role-rule", f"nobody is created as {change.role}")
+    _need(parse_user_name(change.name) == change.name, "name-rule", "names are lower-case")
+    _need(change.name != APPLIANCE_NAME, "name-rule", f"{APPLIANCE_NAME} is the appliance user's")
+    name = user_row(change.role, change.name)
+    users = state.tables[Table.USERS]
+    _need(name not in users, "exists", f"{change.role} {change.name} exists already")
+    limit = state.meta.limits.users
+    _need(len(users) < limit, "limit", f"the cluster has its {limit} users; delete some")
+    return (Put(Table.USERS, name, User(change.name, change.role, change.password_hash, 1)),)
+
+
+def _user_deleted(state: State, change: e.UserDeleted) -> tuple[Put, ...]:
+    _authorize(state, change.actor, Operation.DELETE_USER)
+    require_deletable(state, change.role, change.name)
+    return (Put(Table.USERS, user_row(change.role, change.name), None),)
+
+
+def require_deletable(state: State, role: Role, name: str) -> None:
+    """Raise unless this user may be deleted: no owner of keys, not the last admin."""
+    _need(role in LOGIN_ROLES, "role-rule", f"a user of role {role} cannot be deleted")
+    state.user(role, name)
+    if role is Role.CRYPTO_USER:
+        owned = sum(1 for key in state.keys() if key.owner == name)
+        _need(
+            owned == 0, "user-owns-keys", f"{role} {name} owns {owned} keys; delete them first"
+        )
+    elif sum(1 for user in state.users() if user.role is Role.ADMIN) == 1:
+        raise RefusedError("last-admin", f"{name} is the last admin; create another first")
+
+
+def _password_changed(state: State, change: e.PasswordChanged) -> tuple[Put, ...]:
+    own = (change.actor.role, change.actor.name) == (change.role, change.name)
+    operation = Operation.CHANGE_OWN_PASSWORD if own else Operation.CHANGE_OTHER_PASSWORD
+    _authorize(state, change.actor, operation)
+    _need(change.role in LOGIN_ROLES, "role-rule", f"a {change.role} has no password")
+    user = state.user(change.role, change.name)
+    changed = msgspec.structs.replace(
+        user, password_hash=change.password_hash, version=user.version + 1, locked=False
+    )
+    return (Put(Table.USERS, user_row(user.role, user.name), changed),)
+
+
+def _user_locked(state: State, change: e.UserLocked) -> tuple[Put, ...]:
+    user = state.user(change.role, change.name)
+    _need(change.role in LOGIN_ROLES, "role-rule", f"a {change.role} cannot be locked")
+    _need(not user.locked, "exists", f"{change.role} {change.name} is locked already")
+    others = (u for u in state.users() if u.role is Role.ADMIN and u.name != user.name)
+    # A stranger who guesses passwords must not be able to shut the last officer out.
+    _need(
+        change.role is not Role.ADMIN or any(not u.locked for u in others),
+        "last-admin",
+        f"{change.name} is the last unlocked admin, who is slowed and not locked",
+    )
+    locked = msgspec.structs.replace(user, locked=True)
+    return (Put(Table.USERS, user_row(user.role, user.name), locked),)
+
+
+def _keys_created(state: State, header: e.Header, change: e.KeysCreated) -> tuple[Put, ...]:
+    _authorize(state, change.actor, Operation.GENERATE_KEY)
+    keys, limits = state.tables[Table.KEYS], state.meta.limits
+    _need(1 <= len(change.keys) <= KEYS_PER_ENTRY, "limit", "an entry makes one key or one pair")
+    _need(
+        len(keys) + len(change.keys) <= limits.keys,
+        "limit",
+        f"the cluster has room for {limits.keys} keys and holds {len(keys)}; delete some",
+    )
+    if any(key.key_class is not KeyClass.SECRET for key in change.keys):
+        pairs = sum(
+            1 for key in keys.values() if isinstance(key, Key) and key.key_class is not KeyClass.SECRET
+        )
+        _need(
+            pairs + len(change.keys) <= limits.asymmetric_keys,
+            "limit",
+            f"the cluster has room for {limits.asymmetric_keys} asymmetric keys; delete some",
+        )
+    puts = []
+    for index, key in enumerate(change.keys):
+        _check_new_key(key, change.actor.name)
+        ref = (header.seq << 16) | index
+        puts.append(Put(Table.KEYS, key_row(ref), msgspec.structs.replace(key, ref=ref)))
+    return tuple(puts)
+
+
+def _check_new_key(key: Key, owner: str) -> None:
+    key.spec.check()
+    check_label(key.label)
+    check_attributes(key.attributes)
+    _need(key.ref == 0 and key.owner == owner, "key-rule", "a key belongs to who made it")
+    _need(key.attributes.token, "key-rule", "session keys are not in the ledger")
+    _need(not key.attributes.trusted, "key-rule", "no key is born trusted")
+    _need(
+        len(key.blob) <= BLOB_BYTES_MAX and len(key.public) <= BLOB_BYTES_MAX,
+        "key-rule",
+        "a wrapped key exceeds its bounds",
+    )
+
+
+def _check_deletable(key: Key, user: str) -> None:
+    if not key.usable_by(user):
+        raise NotFoundError("key", f"0x{key.ref:016x}", "see `cloister key list`")
+    _need(key.owner == user, "not-owner", f"key 0x{key.ref:016x} is {key.owner}'s to delete")
+    _need(key.attributes.destroyable, "not-destroyable", "the key has destroyable=false")
+
+
+def _recovery_key_set(state: State, change: e.RecoveryKeySet) -> tuple[Put, ...]:
+    _authorize(state, change.actor, Operation.SET_RECOVERY_KEY)
+    _need(len(change.point) == 97, "recovery-rule", "a recovery key is a P-384 point of 97 bytes")
+    _need(
+        2 <= change.threshold <= change.shares <= 16,
+        "recovery-rule",
+        "custodian shares: a threshold from 2 to the number of shares, at most 16",
+    )
+    return (
+        _put_meta(
+            state,
+            recovery_point=change.point,
+            recovery_threshold=change.threshold,
+            recovery_shares=change.shares,
+        ),
+    )

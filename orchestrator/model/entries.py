@@ -1,0 +1,321 @@
+"""Entries of a cluster's ledger: header, body, and every kind of change.
+
+Invariants: the bytes that were signed are the bytes stored and sent; an entry's hash covers
+header and signature; membership is in clear, everything else sealed under the seal key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final, TypeVar
+
+import msgspec
+
+from orchestrator.model.errors import MalformedError
+from orchestrator.model.keys import Key
+from orchestrator.model.roles import Role
+
+FORMAT_VERSION: Final = 1
+ENTRY_BYTES_MAX: Final = 256 * 1024
+NO_HASH: Final = bytes(32)
+LOGIN_LIFE_MS: Final = 24 * 60 * 60 * 1000
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Base of all stored records: arrays in field order, nothing unknown let through."""
+
+
+class Header(Record):
+    """Place and authorship of a change. `at` is Unix time in milliseconds, never decreasing."""
+
+    version: int
+    cluster: str
+    seq: int
+    prev: bytes
+    at: int
+    kind: str
+    request: str
+    author: str
+    body_hash: bytes
+
+
+class Entry(Record):
+    """A signed header and its body as bytes. The signature is ECDSA P-256, r || s."""
+
+    header: bytes
+    signature: bytes
+    body: bytes
+
+    @property
+    def hash(self) -> bytes:
+        """SHA-256 of header and signature: what the next header names as `prev`."""
+        return hashlib.sha256(self.header + self.signature).digest()
+
+    def parse_header(self) -> Header:
+        """Return the header; raise MalformedError for bytes that are none, or another version."""
+        if len(self.header) + len(self.body) > ENTRY_BYTES_MAX or len(self.signature) != 64:
+            raise MalformedError("ledger entry exceeds its bounds")
+        header = decode(Header, self.header, "ledger header")
+        if header.version != FORMAT_VERSION:
+            raise MalformedError(
+                f"ledger entry {header.seq} has format version {header.version}, this software "
+                f"knows {FORMAT_VERSION}; update it"
+            )
+        return header
+
+
+class Actor(Record):
+    """The user whose log-in the author HSM verified."""
+
+    name: str
+    role: Role
+
+
+class Member(Record):
+    """An HSM of a cluster: `identity` is DER SubjectPublicKeyInfo, `box` a P-256 point."""
+
+    cluster: str
+    hsm: str
+    host: str
+    zone: str
+    identity: bytes
+    box: bytes
+
+
+class Credential(Record):
+    """A Member and the cluster certificate key's signature (RSA PKCS#1 v1.5, SHA-256) over it."""
+
+    member: bytes
+    signature: bytes
+
+
+class Rekey(Record):
+    """New cluster secrets, boxed for each member: (HSM id, HPKE message)."""
+
+    epoch: int
+    boxes: tuple[tuple[str, bytes], ...]
+
+
+class Limits(Record):
+    """Cluster limits, fixed at creation from the firmware profile."""
+
+    users: int
+    keys: int
+    asymmetric_keys: int
+
+
+class JoinRequest(Record):
+    """What an HSM on a host asks of a member, signed by host key and identity.
+
+    `transport` is the P-384 point to which the masking key is to be encrypted; `challenge` is
+    the member's fresh nonce, so that a recorded request is worth nothing.
+    """
+
+    cluster: str
+    hsm: str
+    host: str
+    zone: str
+    identity: bytes
+    box: bytes
+    transport: bytes
+    challenge: bytes
+
+
+class SignedJoinRequest(Record):
+    """A JoinRequest as bytes, with the host's Ed25519 and the HSM's ECDSA signature over it."""
+
+    request: bytes
+    host_signature: bytes
+    identity_signature: bytes
+
+
+class ClusterCreated(Record, tag="cluster-created"):
+    """The first entry, by the first HSM."""
+
+    hsm_type: str
+    mode: str
+    limits: Limits
+    csr: bytes
+    cluster_public: bytes
+    certificate_key: bytes
+    credential: Credential
+    rekey: Rekey
+
+
+class ClusterInitialized(Record, tag="cluster-initialized"):
+    """The customer's CA has signed the cluster certificate (both DER)."""
+
+    certificate: bytes
+    trust_anchor: bytes
+
+
+class ClusterActivated(Record, tag="cluster-activated"):
+    """PRECO became admin; the first host is admitted; the backup key is made."""
+
+    password_hash: str
+    host: str
+    host_key: bytes
+    backup_public: bytes
+    backup_key: bytes
+
+
+class ClusterRestored(Record, tag="cluster-restored"):
+    """A new cluster goes on from a backup's state; `source_head` is that state's head."""
+
+    source_cluster: str
+    source_backup: str
+    source_digest: bytes
+    credential: Credential
+    host_key: bytes
+    rekey: Rekey
+
+
+class HostAdmitted(Record, tag="host-admitted"):
+    """An admin lets HSMs on this host join; `key` is the host's Ed25519 public key (32 bytes)."""
+
+    actor: Actor
+    host: str
+    key: bytes
+
+
+class HostExpelled(Record, tag="host-expelled"):
+    """No further HSM may join from this host."""
+
+    actor: Actor
+    host: str
+
+
+class HsmJoined(Record, tag="hsm-joined"):
+    """An HSM holds the masking key durably, by its own signature (`receipt`)."""
+
+    join: SignedJoinRequest
+    credential: Credential
+    receipt: bytes
+
+
+class HsmRemoved(Record, tag="hsm-removed"):
+    """An HSM left; those who stay get new secrets. `compromised` also ends all logins."""
+
+    hsm: str
+    rekey: Rekey
+    compromised: bool
+
+
+class UserCreated(Record, tag="user-created"):
+    """A new user with an Argon2id hash (PHC string)."""
+
+    actor: Actor
+    name: str
+    role: Role
+    password_hash: str
+
+
+class UserDeleted(Record, tag="user-deleted"):
+    """A user left, who owned no keys."""
+
+    actor: Actor
+    name: str
+    role: Role
+
+
+class PasswordChanged(Record, tag="password-changed"):
+    """A new password: ends the user's logins, and unlocks."""
+
+    actor: Actor
+    name: str
+    role: Role
+    password_hash: str
+
+
+class UserLocked(Record, tag="user-locked"):
+    """The author counted the sixth wrong password."""
+
+    name: str
+    role: Role
+
+
+class LoginEnded(Record, tag="login-ended"):
+    """A log-out; remembered until the login's tickets could no longer be renewed (`until`, ms)."""
+
+    actor: Actor
+    login: str
+    until: int
+
+
+class KeysCreated(Record, tag="keys-created"):
+    """New token keys, with `ref` 0; their references follow from the entry's place."""
+
+    actor: Actor
+    keys: tuple[Key, ...]
+
+
+class KeyDeleted(Record, tag="key-deleted"):
+    """A token key is gone from every HSM; backups still hold it."""
+
+    actor: Actor
+    ref: int
+
+
+class RecoveryKeySet(Record, tag="recovery-key-set"):
+    """Backups carry the masking key encrypted to `point` (P-384), split `threshold` of `shares`."""
+
+    actor: Actor
+    point: bytes
+    threshold: int
+    shares: int
+
+
+CLEAR_CHANGES: Final = (
+    ClusterCreated, ClusterInitialized, ClusterRestored, HostAdmitted, HostExpelled, HsmJoined,
+    HsmRemoved,
+)  # fmt: skip
+CLEAR_KINDS: Final = frozenset(str(kind.__struct_config__.tag) for kind in CLEAR_CHANGES)
+Change = (
+    ClusterCreated
+    | ClusterInitialized
+    | ClusterActivated
+    | ClusterRestored
+    | HostAdmitted
+    | HostExpelled
+    | HsmJoined
+    | HsmRemoved
+    | UserCreated
+    | UserDeleted
+    | PasswordChanged
+    | UserLocked
+    | LoginEnded
+    | KeysCreated
+    | KeyDeleted
+    | RecoveryKeySet
+)
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+_encoder = msgspec.msgpack.Encoder()
+_change_decoder: msgspec.msgpack.Decoder[Change] = msgspec.msgpack.Decoder(Change)
+
+
+def encode(record: msgspec.Struct) -> bytes:
+    """Encode a record; equal records have equal bytes."""
+    return _encoder.encode(record)
+
+
+def decode(kind: type[T], data: bytes, what: str) -> T:
+    """Decode one record, or raise MalformedError saying `what` it should have been."""
+    try:
+        return msgspec.msgpack.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise MalformedError(f"these bytes are no {what}") from exc
+
+
+def decode_change(data: bytes) -> Change:
+    """Decode a body after unsealing."""
+    try:
+        return _change_decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise MalformedError("these bytes are no change that this software knows") from exc
+
+
+def kind_of(change: Change) -> str:
+    """Return the change's tag."""
+    return str(change.__struct_config__.tag)

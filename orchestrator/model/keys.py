@@ -1,0 +1,252 @@
+"""Keys as the cluster knows them: attributes with their rules, and the filter grammar.
+
+Invariants: no key both wraps and decrypts; private and secret keys are sensitive and private;
+what is computed (`local`, `always-sensitive`, `never-extractable`, `trusted`) cannot be given.
+Attribute names, defaults and set rules follow the CloudHSM CLI's key attribute table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from orchestrator.model.errors import RefusedError, UsageError
+from orchestrator.model.key_spec import KeyClass, KeySpec, KeyType
+from orchestrator.model.roles import Role
+
+SESSION_KEY_BIT: Final = 1 << 63
+LABEL_CHARACTERS: Final = 127
+
+
+class Attributes(msgspec.Struct, frozen=True, array_like=True):
+    """The boolean attributes of a key; field names are the CLI's with `_` for `-`."""
+
+    encrypt: bool = False
+    decrypt: bool = False
+    sign: bool = False
+    verify: bool = False
+    wrap: bool = False
+    unwrap: bool = False
+    derive: bool = False
+    token: bool = True
+    private: bool = True
+    sensitive: bool = True
+    always_sensitive: bool = True
+    extractable: bool = True
+    never_extractable: bool = False
+    local: bool = True
+    modifiable: bool = True
+    destroyable: bool = True
+    trusted: bool = False
+    wrap_with_trusted: bool = False
+
+
+class Key(msgspec.Struct, frozen=True, array_like=True):
+    """A key object. `blob` is wrapped under the masking key, empty for public keys.
+
+    `public` is DER SubjectPublicKeyInfo, empty for secret keys. `ref` is 0 until an entry
+    gives the key its place.
+    """
+
+    ref: int
+    key_class: KeyClass
+    spec: KeySpec
+    label: str
+    id: bytes
+    owner: str
+    shared: tuple[str, ...]
+    attributes: Attributes
+    blob: bytes
+    public: bytes
+    check_value: bytes
+
+    def usable_by(self, user: str) -> bool:
+        """Owners and those it is shared with may use a key; every crypto user a public one."""
+        return (
+            self.owner == user or user in self.shared or self.key_class is KeyClass.PUBLIC
+        )
+
+
+_SETTABLE: Final = {
+    KeyClass.PUBLIC: frozenset({
+        "encrypt", "verify", "wrap", "extractable", "modifiable", "destroyable", "id",
+    }),
+    KeyClass.PRIVATE: frozenset({
+        "decrypt", "sign", "unwrap", "derive", "extractable", "modifiable", "destroyable",
+        "wrap-with-trusted", "id",
+    }),
+    KeyClass.SECRET: frozenset({
+        "encrypt", "decrypt", "sign", "verify", "wrap", "unwrap", "derive", "extractable",
+        "modifiable", "destroyable", "wrap-with-trusted", "id",
+    }),
+}  # fmt: skip
+KNOWN_ATTRIBUTES: Final = frozenset(
+    field.replace("_", "-") for field in Attributes.__struct_fields__
+) | {"id", "label", "class", "key-type", "check-value"}
+
+
+def new_attributes(
+    key_class: KeyClass, spec: KeySpec, requested: Mapping[str, str], *, token: bool
+) -> tuple[Attributes, bytes]:
+    """Return the attributes and `id` of a key to be made, or raise RefusedError.
+
+    Args:
+        key_class: which object the attributes are for.
+        spec: type and size.
+        requested: CLI names and values (`true`/`false`; `id` in hex).
+        token: False for a session key.
+    """
+    public = key_class is KeyClass.PUBLIC
+    fields: dict[str, bool] = {
+        "token": token,
+        "private": not public,
+        "sensitive": not public,
+        "always_sensitive": not public,
+        "sign": spec.type is KeyType.AES,
+        "verify": spec.type is KeyType.AES,
+    }
+    key_id = b""
+    for name, value in requested.items():
+        if name not in KNOWN_ATTRIBUTES:
+            raise RefusedError("attribute-unknown", f"there is no attribute {name}")
+        if name not in _SETTABLE[key_class]:
+            raise RefusedError(
+                "attribute-read-only", f"attribute {name} cannot be set when a {key_class} is made"
+            )
+        if name == "id":
+            key_id = parse_hex(value)
+        else:
+            fields[name.replace("-", "_")] = parse_bool(name, value)
+    fields["never_extractable"] = not public and not fields.get("extractable", True)
+    attributes = Attributes(**fields)
+    check_attributes(attributes)
+    return attributes, key_id
+
+
+def check_attributes(attributes: Attributes) -> None:
+    """Raise RefusedError naming the two attributes that no key may have together."""
+    if attributes.wrap and attributes.decrypt:
+        # Clulow 2003: whoever may wrap and decrypt with one key reads every extractable key.
+        raise RefusedError(
+            "attribute-conflict",
+            "wrap and decrypt together would let the key's user read any key it can wrap; "
+            "make one key to wrap and another to decrypt",
+        )
+
+
+def check_label(label: str) -> str:
+    """Return `label`: at most 127 characters, none of them a control character."""
+    if len(label) > LABEL_CHARACTERS or any(ord(c) < 32 or ord(c) == 127 for c in label):
+        raise RefusedError(
+            "label-rule", f"a label has at most {LABEL_CHARACTERS} printable characters"
+        )
+    return label
+
+
+def parse_bool(name: str, text: str) -> bool:
+    """Parse a CLI boolean."""
+    match text.lower():
+        case "true" | "1":
+            return True
+        case "false" | "0":
+            return False
+        case _:
+            raise UsageError(f"attribute {name}: {text!r} is neither true nor false")
+
+
+def parse_hex(text: str) -> bytes:
+    """Parse the CLI's `0x…` byte strings, at most 128 bytes."""
+    try:
+        value = bytes.fromhex(text.removeprefix("0x"))
+    except ValueError as exc:
+        raise UsageError(f"{text!r} is not hexadecimal") from exc
+    if len(value) > 128:
+        raise UsageError("a key id has at most 128 bytes")
+    return value
+
+
+def parse_reference(text: str) -> int:
+    """Parse a key reference: `0x` and hex digits, or decimal."""
+    try:
+        value = int(text, 0)
+    except ValueError as exc:
+        raise UsageError(f"{text!r} is not a key reference (0x and 16 hex digits)") from exc
+    if not 0 < value < 1 << 64:
+        raise UsageError(f"key reference {text} is out of range")
+    return value
+
+
+def parse_pairs(items: Iterable[str]) -> dict[str, str]:
+    """Parse `name=value` items; a name given twice is an error."""
+    pairs: dict[str, str] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise UsageError(f"{item!r} is not name=value")
+        if name in pairs:
+            raise UsageError(f"{name} is given twice")
+        pairs[name] = value
+    return pairs
+
+
+class KeyFilter(msgspec.Struct, frozen=True, array_like=True):
+    """One key reference, or attributes that must all match; empty matches every key."""
+
+    ref: int = 0
+    attributes: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, items: Iterable[str]) -> KeyFilter:
+        """Parse `key-reference=0x…` or `attr.NAME=VALUE` items (CloudHSM CLI grammar)."""
+        pairs = parse_pairs(items)
+        if (reference := pairs.pop("key-reference", None)) is not None:
+            if pairs:
+                raise UsageError("key-reference stands alone in a filter")
+            return cls(ref=parse_reference(reference))
+        attributes = []
+        for name, value in pairs.items():
+            attribute = name.removeprefix("attr.")
+            if attribute == name or attribute not in KNOWN_ATTRIBUTES:
+                known = ", ".join(sorted(KNOWN_ATTRIBUTES))
+                raise UsageError(
+                    f"filter {name!r}: give key-reference=0x… or attr.NAME=VALUE; NAME is one of "
+                    f"{known}"
+                )
+            attributes.append((attribute, value))
+        return cls(attributes=tuple(attributes))
+
+    def matches(self, key: Key) -> bool:
+        """Tell whether `key` satisfies every term."""
+        if self.ref and key.ref != self.ref:
+            return False
+        return all(attribute_text(key, name) == _norm(name, v) for name, v in self.attributes)
+
+
+def _norm(name: str, value: str) -> str:
+    if name in {"label", "class", "key-type"}:
+        return value
+    return value.lower()
+
+
+def attribute_text(key: Key, name: str) -> str:
+    """Return an attribute as the CLI prints it."""
+    match name:
+        case "label":
+            return key.label
+        case "id":
+            return "0x" + key.id.hex()
+        case "class":
+            return key.key_class
+        case "key-type":
+            return key.spec.type
+        case "check-value":
+            return "0x" + key.check_value.hex()
+        case _:
+            return str(bool(getattr(key.attributes, name.replace("-", "_")))).lower()
+
+
+def visible_to(key: Key, user: str, role: Role) -> bool:
+    """Admins see that a key exists; crypto users what they may use."""
+    return role is Role.ADMIN or key.usable_by(user)

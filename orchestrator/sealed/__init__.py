@@ -1,0 +1,1 @@
+"""Sealed formats: boxes, snapshots (joining and backups), custodian shares."""

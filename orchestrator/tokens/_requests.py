@@ -1,0 +1,106 @@
+"""Checks of what callers give a token, the same for every store."""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from orchestrator.model.errors import RefusedError, UsageError
+from orchestrator.model.key_spec import (
+    DIGEST_BYTES,
+    HashFunction,
+    KeySpec,
+    KeyType,
+    SignMechanism,
+    SignScheme,
+    Usage,
+)
+from orchestrator.tokens.store import BlobRefusedError
+
+RANDOM_BYTES_MAX: Final = 65_536
+PLAINTEXT_BYTES_MAX: Final = 1 << 20
+AAD_BYTES_MAX: Final = 1 << 16
+NONCE_BYTES: Final = 12
+TAG_BYTES: Final = 16
+
+_DIGEST_INFO: Final = {  # RFC 8017 §9.2, note 1
+    HashFunction.SHA1: bytes.fromhex("3021300906052b0e03021a05000414"),
+    HashFunction.SHA224: bytes.fromhex("302d300d06096086480165030402040500041c"),
+    HashFunction.SHA256: bytes.fromhex("3031300d060960864801650304020105000420"),
+    HashFunction.SHA384: bytes.fromhex("3041300d060960864801650304020205000430"),
+    HashFunction.SHA512: bytes.fromhex("3051300d060960864801650304020305000440"),
+}
+_KEY_TYPES: Final = {
+    SignScheme.RSA_PKCS: KeyType.RSA,
+    SignScheme.RSA_PSS: KeyType.RSA,
+    SignScheme.ECDSA: KeyType.EC,
+}
+
+
+def digest_info(mechanism: SignMechanism, digest: bytes) -> bytes:
+    """Return the DigestInfo that PKCS#1 v1.5 pads."""
+    return _DIGEST_INFO[mechanism.hash] + digest
+
+
+def check_usage(spec: KeySpec, usages: AbstractSet[Usage], usage: Usage, key_type: KeyType) -> None:
+    """Raise RefusedError unless a loaded key is of this type and was loaded for this use."""
+    if spec.type is not key_type:
+        raise RefusedError("key-type", f"this takes a key of type {key_type}, not {spec.type}")
+    if usage not in usages:
+        raise RefusedError("key-usage", f"this key may not {usage}: its attributes forbid it")
+
+
+def check_sign(
+    spec: KeySpec, usages: AbstractSet[Usage], mechanism: SignMechanism, digest: bytes
+) -> None:
+    """Raise RefusedError or UsageError unless a key of `spec` can sign `digest` so."""
+    check_usage(spec, usages, Usage.SIGN, _KEY_TYPES[mechanism.scheme])
+    hash_bytes = DIGEST_BYTES[mechanism.hash]
+    if len(digest) != hash_bytes:
+        raise UsageError(f"a {mechanism.hash} digest has {hash_bytes} bytes, not {len(digest)}")
+    if mechanism.scheme is SignScheme.RSA_PSS:
+        salt_max = spec.bits // 8 - hash_bytes - 2  # RFC 8017 §9.1.1 step 3
+        if not 0 <= mechanism.salt_bytes <= salt_max:
+            raise UsageError(f"a PSS salt has 0 to {salt_max} bytes here")
+
+
+def check_random(count: int) -> None:
+    """Raise UsageError unless `count` bytes may be drawn at once."""
+    if not 1 <= count <= RANDOM_BYTES_MAX:
+        raise UsageError(f"1 to {RANDOM_BYTES_MAX} random bytes at once, not {count}")
+
+
+def check_plaintext(plaintext: bytes, aad: bytes) -> None:
+    """Raise UsageError where an operation would be too large."""
+    if len(plaintext) > PLAINTEXT_BYTES_MAX or len(aad) > AAD_BYTES_MAX:
+        raise UsageError(
+            f"at most {PLAINTEXT_BYTES_MAX} bytes with {AAD_BYTES_MAX} bytes of additional data"
+        )
+
+
+def check_ciphertext(ciphertext: bytes, aad: bytes) -> None:
+    """Raise BlobRefusedError for bytes that no `encrypt` or `seal` made."""
+    extra = NONCE_BYTES + TAG_BYTES
+    if not extra <= len(ciphertext) <= PLAINTEXT_BYTES_MAX + extra or len(aad) > AAD_BYTES_MAX:
+        raise BlobRefusedError("this is no ciphertext of this token: its length is wrong")
+
+
+def check_point(point: bytes, curve: ec.EllipticCurve) -> ec.EllipticCurvePublicKey:
+    """Return the public key; raise BlobRefusedError unless it is an uncompressed curve point."""
+    try:
+        if point[:1] != b"\x04":
+            raise ValueError("compressed")  # noqa: TRY301  # one message for all that is wrong
+        return ec.EllipticCurvePublicKey.from_encoded_point(curve, point)
+    except ValueError as exc:
+        raise BlobRefusedError(f"this is no uncompressed point of {curve.name}") from exc
+
+
+def check_blob_length(blob: bytes, spec: KeySpec) -> None:
+    """Raise BlobRefusedError where a secret key's AES-KWP blob cannot hold `spec.bits`."""
+    if spec.type in {KeyType.AES, KeyType.GENERIC_SECRET}:
+        if len(blob) != 8 + (spec.bits // 8 + 7) // 8 * 8:  # RFC 5649 §3
+            raise BlobRefusedError(f"this blob holds no {spec.type} key of {spec.bits} bits")
+    elif not 16 <= len(blob) <= 16_384:
+        raise BlobRefusedError("this blob is no wrapped private key: its length is wrong")

@@ -1,0 +1,496 @@
+"""A token store on SoftHSM v2, through python-pkcs11. One process serves one token.
+
+The token keeps identity, box and state key (made once, never leaving) and the masking key, which
+alone is extractable, because it moves to joiners. Application keys are session objects.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, assert_never
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from pkcs11 import (
+    KDF,
+    MGF,
+    Attribute,
+    GCMParams,
+    KeyType as CkKeyType,
+    Mechanism as Ck,
+    MechanismFlag,
+    ObjectClass,
+    PKCS11Error,
+)
+from pkcs11.constants import DEFAULT
+from pkcs11.util.ec import encode_named_curve_parameters
+
+from orchestrator.model.errors import MechanismUnavailableError
+from orchestrator.model.key_spec import Curve, HashFunction, KeySpec, KeyType, SignMechanism
+from orchestrator.model.key_spec import SignScheme, Usage
+from orchestrator.model.profile import (
+    SIGN_MECHANISMS,
+    FirmwareProfile,
+    Mechanism,
+    generation_mechanism,
+)
+from orchestrator.tokens import _requests as requests
+from orchestrator.tokens._pkcs11_library import (
+    Library,
+    Pin,
+    Sessions,
+    key_on,
+    octet_string,
+)
+from orchestrator.tokens._token_directory import TokenDirectory
+from orchestrator.tokens.store import (
+    BlobRefusedError,
+    GeneratedKey,
+    Handle,
+    NoMaskingKeyError,
+    TokenError,
+    TokenFullError,
+    Transport,
+)
+
+_LABEL: Final = "cloister"
+_IDENTITY, _BOX, _STATE, _MASKING = "identity", "box", "state", "masking"
+_PUBLIC: Final = " public"
+_DRAFT: Final = "draft"  # a masking key under way; found at `open`, it is destroyed
+_MADE_ONCE: Final = frozenset({_IDENTITY, _IDENTITY + _PUBLIC, _BOX, _BOX + _PUBLIC, _STATE})
+_OWN_MECHANISMS: Final = (
+    Ck.AES_KEY_GEN,
+    Ck.AES_ECB,
+    Ck.AES_GCM,
+    Ck.AES_KEY_WRAP_PAD,
+    Ck.EC_KEY_PAIR_GEN,
+    Ck.ECDSA,
+    Ck.ECDH1_DERIVE,
+)
+_P256: Final = encode_named_curve_parameters("1.2.840.10045.3.1.7")
+_P384: Final = encode_named_curve_parameters("1.3.132.0.34")
+_CURVES: Final = {Curve.P256: (_P256, ec.SECP256R1())}
+_STAYS: Final = {
+    Attribute.PRIVATE: True,
+    Attribute.SENSITIVE: True,
+    Attribute.EXTRACTABLE: False,
+}
+_LEAVES_WRAPPED: Final = _STAYS | {Attribute.EXTRACTABLE: True}
+_NO_USE: Final = MechanismFlag(0)
+_FLAGS: Final = {
+    Usage.SIGN: MechanismFlag.SIGN,
+    Usage.ENCRYPT: MechanismFlag.ENCRYPT,
+    Usage.DECRYPT: MechanismFlag.DECRYPT,
+    Usage.AGREE: MechanismFlag.DERIVE,
+}
+_PSS_HASHES: Final = {
+    HashFunction.SHA1: (Ck.SHA_1, MGF.SHA1),
+    HashFunction.SHA224: (Ck.SHA224, MGF.SHA224),
+    HashFunction.SHA256: (Ck.SHA256, MGF.SHA256),
+    HashFunction.SHA384: (Ck.SHA384, MGF.SHA384),
+    HashFunction.SHA512: (Ck.SHA512, MGF.SHA512),
+}
+_CK_KEY_TYPES: Final = {
+    KeyType.AES: CkKeyType.AES,
+    KeyType.GENERIC_SECRET: CkKeyType.GENERIC_SECRET,
+    KeyType.RSA: CkKeyType.RSA,
+    KeyType.EC: CkKeyType.EC,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    key: Any
+    spec: KeySpec
+    usages: frozenset[Usage]
+
+
+class SoftHsmStore:
+    """TokenStore over one SoftHSM token in a directory of its own."""
+
+    def __init__(self, place: TokenDirectory, library: Library, pin: Pin, profile: FirmwareProfile):
+        """Use `create` or `open`."""
+        self._place, self._library, self._profile = place, library, profile
+        token = library.token(_LABEL)
+        offered = set(token.slot.get_mechanisms())
+        for needed in _OWN_MECHANISMS:
+            if needed not in offered:
+                raise MechanismUnavailableError(profile.name, f"CKM_{needed.name}")
+        self._mechanisms = frozenset(
+            m for m in profile.mechanisms if Ck[m.removeprefix("CKM_")] in offered
+        )
+        self._sessions = Sessions(token, pin)
+        self._lock = threading.Lock()  # changes of masking and transport key
+        self._objects: dict[str, int] = {}
+        self._transport: Any = None
+        self._loaded: dict[Handle, _Loaded] = {}
+        self._identity_public = self._box_public = b""
+        self._is_closed = False
+
+    @classmethod
+    def create(cls, directory: Path, profile: FirmwareProfile) -> SoftHsmStore:
+        """Make a token with its identity, box and state key; durable on return.
+
+        A directory that an earlier call left half made is started again.
+
+        Raises:
+            RefusedError: `directory` holds a whole token.
+        """
+        place = TokenDirectory(directory)
+        with _undone(place):
+            pin = place.make()
+            library = _load(place, profile)
+            with _undone(library):
+                library.init_token(_LABEL, pin)
+                store = cls(place, library, pin, profile)
+                store._make_own_keys()
+                place.mark_ready()
+                store._find_own_keys()
+                return store
+
+    @classmethod
+    def open(cls, directory: Path, profile: FirmwareProfile) -> SoftHsmStore:
+        """Open a token that `create` made; what a crash left in it is destroyed.
+
+        Raises:
+            TokenError: it is not whole, or another process has it open.
+        """
+        place = TokenDirectory(directory)
+        if not place.path.is_dir():
+            raise TokenError(f"{place.path} holds no token; create it")
+        with _undone(place):
+            place.lock()
+            pin = place.reopen()
+            library = _load(place, profile)
+            with _undone(library):
+                store = cls(place, library, pin, profile)
+                store._find_own_keys()
+                return store
+
+    # --- long-lived keys ---
+
+    def _make_own_keys(self) -> None:
+        with self._sessions.borrow() as session:
+            for label, flag in ((_IDENTITY, MechanismFlag.SIGN), (_BOX, MechanismFlag.DERIVE)):
+                _ec_pair(session, _P256, flag, _STAYS, label)
+            session.generate_key(
+                CkKeyType.AES,
+                256,
+                label=_STATE,
+                store=True,
+                capabilities=MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT,
+                template=_STAYS,
+            )
+
+    def _find_own_keys(self) -> None:
+        self._objects = {}
+        with self._sessions.borrow() as session:
+            for item in list(session.get_objects({Attribute.TOKEN: True})):
+                try:
+                    label = item[Attribute.LABEL]
+                except (PKCS11Error, UnicodeDecodeError):
+                    label = ""
+                if label in self._objects or label not in _MADE_ONCE | {_MASKING}:
+                    item.destroy()  # kill -9 while SoftHSM wrote it
+                    continue
+                self._objects[label] = item.handle
+                if label in {_IDENTITY + _PUBLIC, _BOX + _PUBLIC}:
+                    self._keep_public(label, _point(item))
+        if missing := sorted(_MADE_ONCE - self._objects.keys()):
+            raise TokenError(
+                f"the token in {self._place.path} has lost its key {missing[0]!r}: remove the HSM "
+                "from its cluster and create another"
+            )
+
+    def _keep_public(self, label: str, point: bytes) -> None:
+        if label == _IDENTITY + _PUBLIC:
+            self._identity_public = _spki(requests.check_point(point, ec.SECP256R1()))
+        else:
+            self._box_public = point
+
+    @property
+    def profile_name(self) -> str:
+        return self._profile.name
+
+    def identity_public(self) -> bytes:
+        return self._identity_public
+
+    def identity_sign(self, digest: bytes) -> bytes:
+        requests.check_identity_digest(digest)
+        with self._sessions.borrow() as session:
+            key = key_on(session, self._objects[_IDENTITY])
+            return _bytes(key.sign(digest, mechanism=Ck.ECDSA))
+
+    def box_public(self) -> bytes:
+        return self._box_public
+
+    def box_agree(self, point: bytes) -> bytes:
+        return self._agree(self._objects[_BOX], point)
+
+    def seal(self, plaintext: bytes, aad: bytes) -> bytes:
+        return self._encrypt(self._objects[_STATE], plaintext, aad)
+
+    def unseal(self, sealed: bytes, aad: bytes) -> bytes:
+        return self._decrypt(self._objects[_STATE], sealed, aad)
+
+    def random(self, count: int) -> bytes:
+        requests.check_random(count)
+        with self._sessions.borrow() as session:
+            return _bytes(session.generate_random(count * 8))
+
+    # --- masking key ---
+
+    def has_masking_key(self) -> bool:
+        return _MASKING in self._objects
+
+    def create_masking_key(self) -> None:
+        with self._lock, self._sessions.borrow() as session:
+            self._require_no_masking_key()
+            key = session.generate_key(
+                CkKeyType.AES,
+                256,
+                label=_DRAFT,
+                store=True,
+                capabilities=MechanismFlag.WRAP | MechanismFlag.UNWRAP,
+                template=_LEAVES_WRAPPED,
+            )
+            self._keep_masking_key(key)
+
+    def transport_open(self) -> bytes:
+        with self._lock, self._sessions.borrow() as session:
+            self._drop_transport()
+            point, self._transport = _ec_pair(session, _P384, MechanismFlag.DERIVE, _STAYS)
+            return point
+
+    def wrap_masking_key(self, point: bytes) -> Transport:
+        requests.check_point(point, ec.SECP384R1())
+        masking = self._masking_key()
+        with self._sessions.borrow() as session:
+            own_point, private = _ec_pair(session, _P384, MechanismFlag.DERIVE, _STAYS)
+            with (
+                _destroyed(private),
+                _kek(session, private.handle, point, MechanismFlag.WRAP) as kek,
+            ):
+                wrapped = kek.wrap_key(key_on(session, masking), mechanism=Ck.AES_KEY_WRAP_PAD)
+        return Transport(own_point, wrapped)
+
+    def accept_masking_key(self, transport: Transport) -> None:
+        requests.check_point(transport.point, ec.SECP384R1())
+        with self._lock, self._sessions.borrow(refused=_NOT_FOR_US) as session:
+            self._require_no_masking_key()
+            own = self._require_transport()
+            with _kek(session, own, transport.point, MechanismFlag.UNWRAP) as kek:
+                self._unwrap_masking_key(kek, transport.wrapped)
+            self._drop_transport()
+
+    def accept_recovered(self, recovery_key: Transport, envelope: Transport) -> None:
+        requests.check_point(recovery_key.point, ec.SECP384R1())
+        requests.check_point(envelope.point, ec.SECP384R1())
+        with self._lock, self._sessions.borrow(refused=_NOT_FOR_US) as session:
+            self._require_no_masking_key()
+            own = self._require_transport()
+            with _kek(session, own, recovery_key.point, MechanismFlag.UNWRAP) as kek:
+                spec = KeySpec(KeyType.EC, 384)
+                private = _unwrap(kek, recovery_key.wrapped, spec, MechanismFlag.DERIVE)
+            with (
+                _destroyed(private),
+                _kek(session, private.handle, envelope.point, MechanismFlag.UNWRAP) as kek,
+            ):
+                self._unwrap_masking_key(kek, envelope.wrapped)
+            self._drop_transport()
+
+    def _require_no_masking_key(self) -> None:
+        if _MASKING in self._objects:
+            raise TokenFullError(f"the token in {self._place.path} has a masking key already")
+
+    def _require_transport(self) -> int:
+        if self._transport is None:
+            raise BlobRefusedError("no transport pair is open: ask this HSM for a new point")
+        return int(self._transport.handle)
+
+    def _drop_transport(self) -> None:
+        if self._transport is not None:
+            pair, self._transport = self._transport, None
+            pair.destroy()
+
+    def _masking_key(self) -> int:
+        try:
+            return self._objects[_MASKING]
+        except KeyError:
+            raise NoMaskingKeyError(
+                "this HSM has no masking key: it must join a cluster or be recovered first"
+            ) from None
+
+    def _unwrap_masking_key(self, kek: Any, wrapped: bytes) -> None:  # noqa: ANN401
+        requests.check_blob_length(wrapped, KeySpec(KeyType.AES, 256))
+        key = kek.unwrap_key(
+            ObjectClass.SECRET_KEY,
+            CkKeyType.AES,
+            wrapped,
+            mechanism=Ck.AES_KEY_WRAP_PAD,
+            label=_DRAFT,
+            store=True,
+            capabilities=MechanismFlag.WRAP | MechanismFlag.UNWRAP,
+            template=_LEAVES_WRAPPED,
+        )
+        self._keep_masking_key(key)
+
+    def _keep_masking_key(self, key: Any) -> None:  # noqa: ANN401  # pkcs11.SecretKey
+        try:
+            key[Attribute.LABEL] = _MASKING  # last: a labelled key is a whole one
+            self._place.sync()
+        except BaseException:
+            key.destroy()
+            raise
+        self._objects[_MASKING] = key.handle
+
+    # --- application keys ---
+
+    def generate(self, spec: KeySpec) -> GeneratedKey:
+        self._require_spec(spec)
+        masking = self._masking_key()
+        with self._sessions.borrow() as session:
+            key, public, check_value = _generate(session, spec)
+            with _destroyed(key):
+                wrapper = key_on(session, masking)
+                blob = wrapper.wrap_key(key, mechanism=Ck.AES_KEY_WRAP_PAD)
+        return GeneratedKey(blob, public, check_value)
+
+    def load(self, blob: bytes, spec: KeySpec, usages: AbstractSet[Usage]) -> Handle:
+        self._require_spec(spec)
+        requests.check_blob_length(blob, spec)
+        flags = _NO_USE
+        for usage in usages:
+            flags |= _FLAGS[usage]
+        masking = self._masking_key()
+        refused = f"this blob holds no {spec.type} key wrapped under this cluster's masking key"
+        with self._sessions.borrow(refused=refused) as session:
+            key = _unwrap(key_on(session, masking), blob, spec, flags)
+        handle = Handle(key.handle)
+        self._loaded[handle] = _Loaded(key, spec, frozenset(usages))
+        return handle
+
+    def unload(self, handle: Handle) -> None:
+        loaded = self._loaded.pop(handle, None)
+        if loaded is not None:
+            with self._sessions.borrow():  # its `close` must not overtake this
+                loaded.key.destroy()
+
+    def sign(self, handle: Handle, mechanism: SignMechanism, digest: bytes) -> bytes:
+        loaded = self._use(handle, SIGN_MECHANISMS[mechanism.scheme])
+        requests.check_sign(loaded.spec, loaded.usages, mechanism, digest)
+        parameter = None
+        match mechanism.scheme:
+            case SignScheme.RSA_PKCS:
+                ck, digest = Ck.RSA_PKCS, requests.digest_info(mechanism, digest)
+            case SignScheme.RSA_PSS:
+                ck = Ck.RSA_PKCS_PSS
+                parameter = (*_PSS_HASHES[mechanism.hash], mechanism.salt_bytes)
+            case SignScheme.ECDSA:
+                ck = Ck.ECDSA
+            case _:
+                assert_never(mechanism.scheme)
+        with self._sessions.borrow() as session:
+            key = key_on(session, handle)
+            return _bytes(key.sign(digest, mechanism=ck, mechanism_param=parameter))
+
+    def encrypt(self, handle: Handle, plaintext: bytes, aad: bytes) -> bytes:
+        loaded = self._use(handle, Mechanism.AES_GCM)
+        requests.check_usage(loaded.spec, loaded.usages, Usage.ENCRYPT, KeyType.AES)
+        return self._encrypt(handle, plaintext, aad)
+
+    def decrypt(self, handle: Handle, ciphertext: bytes, aad: bytes) -> bytes:
+        loaded = self._use(handle, Mechanism.AES_GCM)
+        requests.check_usage(loaded.spec, loaded.usages, Usage.DECRYPT, KeyType.AES)
+        return self._decrypt(handle, ciphertext, aad)
+
+    def agree(self, handle: Handle, point: bytes) -> bytes:
+        loaded = self._use(handle, Mechanism.ECDH1_DERIVE)
+        requests.check_usage(loaded.spec, loaded.usages, Usage.AGREE, KeyType.EC)
+        return self._agree(handle, point)
+
+    def _use(self, handle: Handle, mechanism: Mechanism) -> _Loaded:
+        loaded = self._loaded.get(handle)
+        if loaded is None:
+            raise TokenError(f"key handle {handle} is not loaded (any more)")
+        self._require(mechanism)
+        return loaded
+
+    def _require(self, mechanism: Mechanism) -> None:
+        if mechanism not in self._mechanisms:
+            raise MechanismUnavailableError(self._profile.name, mechanism)
+
+    def _require_spec(self, spec: KeySpec) -> None:
+        self._profile.require_spec(spec)
+        self._require(generation_mechanism(spec))
+
+    # --- operations on any key ---
+
+    def _encrypt(self, key: int, plaintext: bytes, aad: bytes) -> bytes:
+        requests.check_plaintext(plaintext, aad)
+        with self._sessions.borrow() as session:
+            nonce = _bytes(session.generate_random(requests.NONCE_BYTES * 8))
+            sealed = key_on(session, key).encrypt(
+                plaintext,
+                mechanism=Ck.AES_GCM,
+                mechanism_param=GCMParams(nonce, aad),
+                buffer_size=len(plaintext) + requests.TAG_BYTES,
+            )
+        return nonce + _bytes(sealed)
+
+    def _decrypt(self, key: int, sealed: bytes, aad: bytes) -> bytes:
+        requests.check_ciphertext(sealed, aad)
+        nonce, body = sealed[: requests.NONCE_BYTES], sealed[requests.NONCE_BYTES :]
+        refused = "another key, other additional data, or changed bytes: the tag does not match"
+        with self._sessions.borrow(refused=refused) as session:
+            return _bytes(
+                key_on(session, key).decrypt(
+                    body,
+                    mechanism=Ck.AES_GCM,
+                    mechanism_param=GCMParams(nonce, aad),
+                    buffer_size=len(body),
+                )
+            )
+
+    def _agree(self, key: int, point: bytes) -> bytes:
+        requests.check_point(point, ec.SECP256R1())
+        readable = {Attribute.SENSITIVE: False, Attribute.EXTRACTABLE: True}
+        with self._sessions.borrow() as session:
+            shared = _derive(session, key, point, CkKeyType.GENERIC_SECRET, _NO_USE, readable)
+            with _destroyed(shared):
+                return _bytes(shared[Attribute.VALUE])
+
+    # --- end ---
+
+    def erase(self) -> None:
+        with self._lock:
+            labels = sorted(self._objects, key=lambda label: label != _MASKING)
+            for label in labels:  # 1 the masking key: with it go all the blobs
+                with self._sessions.borrow() as session:
+                    for item in list(session.get_objects({Attribute.LABEL: label})):
+                        item.destroy()
+                del self._objects[label]
+                self._place.sync()
+                self._place.forget()  # 2 from here `create` would start again
+        self.close(is_erased=True)  # 3 files
+
+    def close(self, *, is_erased: bool = False) -> None:
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        try:
+            if not self._sessions.close():
+                raise TokenError("operations on this token did not end; it stays loaded")
+            self._library.close()
+            if is_erased:
+                self._place.remove()
+        finally:
+            self._place.unlock()

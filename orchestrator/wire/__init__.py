@@ -1,0 +1,1 @@
+"""The RPC between Cloister's parts: frames, requests and replies, streams."""

@@ -1,0 +1,54 @@
+"""Unix sockets whose path may be longer than the 107 bytes that `sockaddr_un` holds."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """Yield a short name for `path`: through the open directory in /proc."""
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
+
+
+def listen(path: Path, backlog: int = 128) -> socket.socket:
+    """Listen at `path` (mode 0600), replacing a dead socket of an earlier process."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    path.unlink(missing_ok=True)
+    old = os.umask(0o177)
+    try:
+        with _short(path) as name:
+            sock.bind(name)
+    finally:
+        os.umask(old)
+    sock.listen(backlog)
+    return sock
+
+
+def dial(path: Path, timeout_s: float) -> socket.socket:
+    """Connect to a listener; raise OSError when there is none."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.settimeout(timeout_s)
+    try:
+        with _short(path) as name:
+            sock.connect(name)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def peer_uid(sock: socket.socket) -> int:
+    """Return the Unix user of the other end, as the kernel saw it connect."""
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    uid: int = struct.unpack("3i", credentials)[1]
+    return uid
