@@ -19,25 +19,33 @@ def signing_request(
         public: RSA public key, DER SubjectPublicKeyInfo.
         sign: RSA PKCS#1 v1.5 over a SHA-256 digest.
     """
-    info = csr.CertificationRequestInfo({
-        "version": "v1",
-        "subject": x509.Name.build({
-            "organization_name": "Cloister",
-            "organizational_unit_name": "HSM cluster",
-            "common_name": common_name,
-            "serial_number": serial,
-        }),
-        "subject_pk_info": keys.PublicKeyInfo.load(public),
-        "attributes": csr.CRIAttributes([]),
-    })
+    info = csr.CertificationRequestInfo(
+        {
+            "version": "v1",
+            "subject": x509.Name.build(
+                {
+                    "organization_name": "Cloister",
+                    "organizational_unit_name": "HSM cluster",
+                    "common_name": common_name,
+                    "serial_number": serial,
+                }
+            ),
+            "subject_pk_info": keys.PublicKeyInfo.load(public),
+            "attributes": csr.CRIAttributes([]),
+        }
+    )
     signature = sign(hashlib.sha256(info.dump()).digest())
-    request = csr.CertificationRequest({
-        "certification_request_info": info,
-        "signature_algorithm": algos.SignedDigestAlgorithm({
-            "algorithm": "sha256_rsa",
-            "parameters": core.Null(),
-        }),
-        "signature": signature,
-    })
+    request = csr.CertificationRequest(
+        {
+            "certification_request_info": info,
+            "signature_algorithm": algos.SignedDigestAlgorithm(
+                {
+                    "algorithm": "sha256_rsa",
+                    "parameters": core.Null(),
+                }
+            ),
+            "signature": signature,
+        }
+    )
     encoded: bytes = request.dump()
     return encoded

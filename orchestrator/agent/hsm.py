@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from orchestrator.agent.core import Caller, Core, Peer
 from orchestrator.agent.joining import Joining
@@ -28,7 +28,6 @@ from orchestrator.model.errors import (
 from orchestrator.model.keys import Key
 from orchestrator.model.roles import (
     APPLIANCE_NAME,
-
     Operation,
     Role,
     parse_user_name,
@@ -39,7 +38,8 @@ from orchestrator.model.state import Host, MemberRow, State, Table, key_row
 from orchestrator.wire import messages as m
 
 _FRAME_ROOM: Final = 900 * 1024
-Handler = Callable[["Hsm", m.Request, Caller], m.Reply]
+Handler = Callable[["Hsm", Any, Caller], m.Reply]
+"""The request is of the type that the table below lists the handler under."""
 
 
 class Hsm:
@@ -152,7 +152,14 @@ class Hsm:
         now = core.clock.now_ms()
         login = core.store.random(12).hex()
         body = TicketBody(
-            user.name, user.role, user.version, login, state.seq, now, now + LIFE_MS, caller.peer.uid
+            user.name,
+            user.role,
+            user.version,
+            login,
+            state.seq,
+            now,
+            now + LIFE_MS,
+            caller.peer.uid,
         )
         core.vault.audit(core.line("login", who, login, "done"))
         return self._ticket(body)
@@ -165,7 +172,14 @@ class Hsm:
         end = min(now + LIFE_MS, old.started_at + e.LOGIN_LIFE_MS)
         return self._ticket(
             TicketBody(
-                old.name, old.role, old.version, old.login, core.state.seq, old.started_at, end, old.uid
+                old.name,
+                old.role,
+                old.version,
+                old.login,
+                core.state.seq,
+                old.started_at,
+                end,
+                old.uid,
             )
         )
 
@@ -220,7 +234,8 @@ class Hsm:
         """Give entries, as many as fit a frame."""
         core = self.core
         found = core.vault.entries_after(asked.after, m.ENTRIES_PER_FRAME)
-        room, page = _FRAME_ROOM, []
+        room = _FRAME_ROOM
+        page: list[e.Entry] = []
         for entry in found:
             room -= len(entry.header) + len(entry.body) + 128
             if room < 0 and page:
@@ -286,24 +301,20 @@ def _operation(request: m.Request, caller: Caller) -> Operation:
     return _HANDLERS[type(request)][0]
 
 
-def _handler(name: str) -> Handler:
-    return getattr(Hsm, name)  # type: ignore[no-any-return]  # the table below is typed by tests
-
-
 _HANDLERS: Final[dict[type, tuple[Operation, Handler]]] = {
-    m.Hello: (Operation.CLUSTER_INFO, _handler("hello")),
-    m.ListUsers: (Operation.LIST_USERS, _handler("list_users")),
-    m.ListMembers: (Operation.CLUSTER_INFO, _handler("list_members")),
-    m.Login: (Operation.LOGIN, _handler("login")),
-    m.Renew: (Operation.LOGIN, _handler("renew")),
-    m.Prepare: (Operation.SYNC, _handler("prepare")),  # see operation_of
-    m.Outcome: (Operation.SYNC, _handler("outcome")),
-    m.Apply: (Operation.SYNC, _handler("apply")),
-    m.Entries: (Operation.SYNC, _handler("entries")),
-    m.Digest: (Operation.SYNC, _handler("digest")),
-    m.Pending: (Operation.SYNC, _handler("pending")),
-    m.ReadAudit: (Operation.READ_AUDIT, _handler("read_audit")),
-    m.Zeroize: (Operation.ZEROIZE, _handler("zeroize")),
+    m.Hello: (Operation.CLUSTER_INFO, Hsm.hello),
+    m.ListUsers: (Operation.LIST_USERS, Hsm.list_users),
+    m.ListMembers: (Operation.CLUSTER_INFO, Hsm.list_members),
+    m.Login: (Operation.LOGIN, Hsm.login),
+    m.Renew: (Operation.LOGIN, Hsm.renew),
+    m.Prepare: (Operation.SYNC, Hsm.prepare),  # see operation_of
+    m.Outcome: (Operation.SYNC, Hsm.outcome),
+    m.Apply: (Operation.SYNC, Hsm.apply),
+    m.Entries: (Operation.SYNC, Hsm.entries),
+    m.Digest: (Operation.SYNC, Hsm.digest),
+    m.Pending: (Operation.SYNC, Hsm.pending),
+    m.ReadAudit: (Operation.READ_AUDIT, Hsm.read_audit),
+    m.Zeroize: (Operation.ZEROIZE, Hsm.zeroize),
     m.ListKeys: (Operation.LIST_KEYS, lambda h, r, c: h.using.list_keys(r, c)),
     m.Sign: (Operation.SIGN, lambda h, r, c: h.using.sign(r, c)),
     m.Encrypt: (Operation.ENCRYPT, lambda h, r, c: h.using.encrypt(r, c)),
@@ -318,11 +329,11 @@ _HANDLERS: Final[dict[type, tuple[Operation, Handler]]] = {
     m.CheckSnapshot: (Operation.BACKUP, lambda h, r, _: h.joining.check_snapshot(r)),
     m.Upload: (Operation.JOIN, lambda h, r, _: h.joining.upload(r)),
     m.Download: (Operation.BACKUP, lambda h, r, _: h.joining.download(r)),
-    m.JoinChallenge: (Operation.JOIN, lambda h, r, _: h.joining.challenge()),
+    m.JoinChallenge: (Operation.JOIN, lambda h, _r, _c: h.joining.challenge()),
     m.JoinStart: (Operation.JOIN, lambda h, r, _: h.joining.start(r)),
     m.JoinGrant: (Operation.JOIN, lambda h, r, _: h.joining.grant(r)),
     m.JoinAccept: (Operation.JOIN, lambda h, r, _: h.joining.accept(r)),
-    m.RecoverStart: (Operation.RESTORE, lambda h, r, _: h.joining.recover_start()),
+    m.RecoverStart: (Operation.RESTORE, lambda h, _r, _c: h.joining.recover_start()),
     m.RecoverAccept: (Operation.RESTORE, lambda h, r, _: h.joining.recover_accept(r)),
-}  # type: ignore[misc,arg-type]  # each lambda takes the request type of its own key
+}
 assert frozenset(_HANDLERS) == frozenset(m.Request.__args__)  # noqa: S101  # a new request has a handler

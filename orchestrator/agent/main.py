@@ -43,12 +43,12 @@ def run(directory: Path) -> int:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _log.error("another agent serves %s", directory)  # noqa: TRY400  # no traceback
+            _log.error("another agent serves %s", directory)  # no traceback
             return EXIT_LOCKED
         try:
             core = _open(directory)
         except OrchestratorError as exc:
-            _log.error("%s: %s", exc.code, exc)  # noqa: TRY400  # the message says it all
+            _log.error("%s: %s", exc.code, exc)  # the message says it all
             (directory / "trouble").write_text(f"{exc.code}: {exc}\n")
             return EXIT_BROKEN
         (directory / "trouble").unlink(missing_ok=True)

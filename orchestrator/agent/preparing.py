@@ -117,16 +117,14 @@ class Preparing:
         """Drop the work of a request that has been committed."""
         self._works.pop(request, None)
 
-    def _work(  # noqa: C901, PLR0911, PLR0912  # one case per kind of change, all straight
+    def _work(  # noqa: PLR0911, PLR0912  # one case per kind of change, all straight
         self, asked: m.ChangeRequest, caller: Caller
     ) -> tuple[e.Change, Secrets | None, str]:
         core, actor = self._core, caller.actor
         if isinstance(asked, m.CreateCluster):
-            change, secrets = self._create(asked)
-            return change, secrets, asked.cluster
+            return *self._create(asked), asked.cluster
         if isinstance(asked, m.RestoreCluster):
-            restored, secrets = self._restore(asked)
-            return restored, secrets, asked.cluster
+            return *self._restore(asked), asked.cluster
         cluster = core.state.meta.cluster
         match asked:
             case m.InitializeCluster():
@@ -167,7 +165,9 @@ class Preparing:
             case m.LockUser():
                 user = core.state.user(asked.role, asked.name)
                 if not self._passwords.wants_lock(core.state, user):
-                    raise RefusedError("not-counted", f"{core.config.hsm} has not counted this lock")
+                    raise RefusedError(
+                        "not-counted", f"{core.config.hsm} has not counted this lock"
+                    )
                 return e.UserLocked(user.name, user.role), None, cluster
             case m.GenerateKeys():
                 keys = self.make_keys(asked.spec, asked.drafts, caller, token=True)
@@ -288,7 +288,9 @@ class Preparing:
         return change, secrets
 
     def _removal(
-        self, asked: m.ChangeRequest, compromised: bool  # noqa: FBT001  # a field of the entry
+        self,
+        asked: m.ChangeRequest,
+        compromised: bool,  # a field of the entry
     ) -> tuple[e.HsmRemoved, Secrets]:
         core = self._core
         if not isinstance(asked, m.RemoveHsm):

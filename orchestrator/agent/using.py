@@ -76,9 +76,7 @@ class Using:
                 keys = []
         else:
             keys = self._core.state.keys()
-        keys += [
-            key for key, login in caller.peer.session_keys.values() if login == caller.login
-        ]
+        keys += [key for key, login in caller.peer.session_keys.values() if login == caller.login]
         found = [
             key
             for key in keys
@@ -129,7 +127,7 @@ def without_blob(key: Key) -> Key:
     return msgspec.structs.replace(key, blob=b"")
 
 
-def _need(condition: bool, key: Key, operation: str) -> None:  # noqa: FBT001  # an assertion
+def _need(condition: bool, key: Key, operation: str) -> None:  # an assertion
     if not condition:
         raise RefusedError(
             "key-usage",

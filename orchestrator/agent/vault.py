@@ -114,7 +114,9 @@ class Vault:
         """
         stored = []
         with self._lock:
-            for tab, name, seq, sealed in self._db.execute("SELECT tab, name, seq, sealed FROM rows"):
+            for tab, name, seq, sealed in self._db.execute(
+                "SELECT tab, name, seq, sealed FROM rows"
+            ):
                 data = self._unseal(f"{tab}/{name}/{seq}", sealed)
                 stored.append(StoredRow(Table(tab), name, data))
             head = self.local(Head, "head")
@@ -178,7 +180,8 @@ class Vault:
         for row in rows:
             sealed = self._seal(f"{row.table}/{row.name}/{seq}", row.data)
             self._db.execute(
-                "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?)", (row.table, row.name, seq, sealed)
+                "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?)",
+                (row.table, row.name, seq, sealed),
             )
 
     def _write_head(self, state: State) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli import completion, credentials, files, next_steps
-from orchestrator.cli.command import CLUSTER, NOTHING, Needs, command, group
+from orchestrator.cli.command import CLUSTER, Needs, command, group
 from orchestrator.cli.invocation import Invocation
 from orchestrator.cli.options import HsmOption, PasswordStdinOption
 from orchestrator.model.errors import RefusedError
@@ -25,15 +25,11 @@ def create(
     *,
     hsm_type: Annotated[
         str,
-        typer.Option(
-            metavar="TYPE", help="Firmware profile.", autocompletion=completion.profiles
-        ),
+        typer.Option(metavar="TYPE", help="Firmware profile.", autocompletion=completion.profiles),
     ] = "hsm2m.medium",
     az: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="AZ …", help="Zones; default: all.", autocompletion=completion.zones
-        ),
+        typer.Option(metavar="AZ …", help="Zones; default: all.", autocompletion=completion.zones),
     ] = None,
     mode: Annotated[str | None, typer.Option(metavar="MODE", help="FIPS or NON_FIPS.")] = None,
     source_backup: Annotated[
@@ -83,9 +79,7 @@ def csr(call: Invocation) -> None:
         call.show({"cluster_id": call.cluster_id, "csr": pem})
         return
     sys.stdout.write(pem)
-    call.show_next(
-        "cluster initialize --signed-cert cluster.crt --trust-anchor ca.crt", sys.stderr
-    )
+    call.show_next("cluster initialize --signed-cert cluster.crt --trust-anchor ca.crt", sys.stderr)
 
 
 @command(app, "initialize", CLUSTER)

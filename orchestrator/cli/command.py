@@ -104,14 +104,16 @@ def command(
                 body(call, **given)  # type: ignore[call-arg]  # Typer gives what `own` says
 
         keyword = inspect.Parameter.KEYWORD_ONLY
-        run.__signature__ = inspect.Signature([  # type: ignore[attr-defined]  # PEP 362
-            inspect.Parameter("ctx", keyword, annotation=typer.Context),
-            *(parameter.replace(kind=keyword) for parameter in own),
-            *(
-                inspect.Parameter(option, keyword, annotation=kind, default=default)
-                for option, (kind, default) in ((o, _OPTIONS[o]) for o in shared)
-            ),
-        ])
+        run.__signature__ = inspect.Signature(
+            [  # type: ignore[attr-defined]  # PEP 362
+                inspect.Parameter("ctx", keyword, annotation=typer.Context),
+                *(parameter.replace(kind=keyword) for parameter in own),
+                *(
+                    inspect.Parameter(option, keyword, annotation=kind, default=default)
+                    for option, (kind, default) in ((o, _OPTIONS[o]) for o in shared)
+                ),
+            ]
+        )
         run.__annotations__ = {}
         run.__doc__ = body.__doc__
         app.command(name, cls=Command)(run)

@@ -40,7 +40,9 @@ class InternalError(OrchestratorError):
 
     def __init__(self, cause: BaseException) -> None:
         frames = traceback.extract_tb(cause.__traceback__)
-        where = f" in {frames[-1].name} ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+        where = (
+            f" in {frames[-1].name} ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+        )
         super().__init__(
             f"a defect in cloister: {type(cause).__name__}{where}; "
             "CLOISTER_DEBUG=1 shows the traceback"

@@ -55,9 +55,7 @@ RoleOption = Annotated[LoginRole, typer.Option(help="The user's role.")]
 PasswordStdinOption = Annotated[
     bool, typer.Option("--password-stdin", help="Read the new password from stdin, one line.")
 ]
-FilterOption = Annotated[
-    list[str], typer.Option("--filter", metavar="FILTER …", help=_FILTER_HELP)
-]
+FilterOption = Annotated[list[str], typer.Option("--filter", metavar="FILTER …", help=_FILTER_HELP)]
 KeyFilterOption = Annotated[
     list[str], typer.Option("--key-filter", metavar="FILTER …", help=_FILTER_HELP)
 ]

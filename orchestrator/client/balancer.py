@@ -144,9 +144,7 @@ class Balancer:
             raise NotFoundError("HSM", hsm, "see `cloister hsm list`")
         return self._send(node, build, timeout_s)
 
-    def call(
-        self, build: Callable[[Link], Request], timeout_s: float = REQUEST_TIMEOUT_S
-    ) -> Reply:
+    def call(self, build: Callable[[Link], Request], timeout_s: float = REQUEST_TIMEOUT_S) -> Reply:
         """Send a request that is safe to repeat to the best HSM, and on failure to the next.
 
         Raises:

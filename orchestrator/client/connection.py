@@ -139,5 +139,3 @@ class RpcConnection:
     def close(self) -> None:
         """End the connection."""
         self._break("the connection is closed")
-
-

@@ -47,7 +47,9 @@ class Session:
         """Log in at any HSM; the ticket is good at every one."""
 
         def build(link: Link) -> m.Request:
-            sealed = seal_password("login", link.welcome, link.member, self.role, self.name, password)
+            sealed = seal_password(
+                "login", link.welcome, link.member, self.role, self.name, password
+            )
             return m.Login(self.name, self.role, sealed)
 
         self._take(expect(self.balancer.call(build), m.Ticket))

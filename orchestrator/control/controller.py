@@ -7,6 +7,7 @@ done, refused or pending.
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -200,7 +201,9 @@ class Controller:
         header = entry.parse_header()
         results = self.roster.each(self.roster.hsms(), lambda hsm: self._push(hsm, header.seq))
         self._on_step(Step.PUSH_ONE)
-        holding = [hsm for hsm, seq in results.items() if isinstance(seq, int) and seq >= header.seq]
+        holding = [
+            hsm for hsm, seq in results.items() if isinstance(seq, int) and seq >= header.seq
+        ]
         members = self.members(self.roster.hear(holding)) if holding else []
         held = [hsm for hsm in holding if hsm in members]
         minimum = self.minimum(members) if members else MINIMUM
@@ -334,10 +337,8 @@ def _same(change: m.ChangeRequest) -> Ask:
 
 def _unbroken(chain: list[Entry]) -> list[Entry]:
     """Return the chain if each entry follows the one before."""
-    for before, entry in zip(chain, chain[1:], strict=False):
+    for before, entry in itertools.pairwise(chain):
         header = entry.parse_header()
         if header.prev != before.hash:
             raise TamperedError(f"the chain breaks before entry {header.seq}")
     return chain
-
-

@@ -33,5 +33,8 @@ class Hosts(Protocol):
     def destroy_hsm(self, host: str, hsm_id: str) -> None:
         """End an HSM and remove its directory; nothing happens when there is none."""
 
+    def hsms(self, host: str) -> list[str]:
+        """Return the ids of the HSMs that a host has."""
+
     def hsm_directory(self, host: str, hsm_id: str) -> Path:
         """Return the directory in which the HSM's socket is."""

@@ -119,7 +119,7 @@ def _decide(
             assert_never(change)
 
 
-def _need(condition: bool, code: str, message: str) -> None:  # noqa: FBT001  # an assertion
+def _need(condition: bool, code: str, message: str) -> None:  # an assertion
     if not condition:
         raise RefusedError(code, message)
 
@@ -202,9 +202,7 @@ def _restored(
     )
 
 
-def _initialized(
-    state: State, header: e.Header, change: e.ClusterInitialized
-) -> tuple[Put, ...]:
+def _initialized(state: State, header: e.Header, change: e.ClusterInitialized) -> tuple[Put, ...]:
     _need(
         state.meta.phase is Phase.UNINITIALIZED,
         "not-uninitialized",
@@ -247,7 +245,11 @@ def _activated(state: State, change: e.ClusterActivated) -> tuple[Put, ...]:
 
 
 def _check_host(host: str, key: bytes) -> None:
-    _need(0 < len(host) <= 64 and host.isprintable(), "host-rule", "a host name has 1 to 64 characters")
+    _need(
+        0 < len(host) <= 64 and host.isprintable(),
+        "host-rule",
+        "a host name has 1 to 64 characters",
+    )
     _need(len(key) == 32, "host-rule", "a host key is an Ed25519 public key of 32 bytes")
 
 
@@ -336,9 +338,7 @@ def require_deletable(state: State, role: Role, name: str) -> None:
     state.user(role, name)
     if role is Role.CRYPTO_USER:
         owned = sum(1 for key in state.keys() if key.owner == name)
-        _need(
-            owned == 0, "user-owns-keys", f"{role} {name} owns {owned} keys; delete them first"
-        )
+        _need(owned == 0, "user-owns-keys", f"{role} {name} owns {owned} keys; delete them first")
     elif sum(1 for user in state.users() if user.role is Role.ADMIN) == 1:
         raise RefusedError("last-admin", f"{name} is the last admin; create another first")
 
@@ -381,7 +381,9 @@ def _keys_created(state: State, header: e.Header, change: e.KeysCreated) -> tupl
     )
     if any(key.key_class is not KeyClass.SECRET for key in change.keys):
         pairs = sum(
-            1 for key in keys.values() if isinstance(key, Key) and key.key_class is not KeyClass.SECRET
+            1
+            for key in keys.values()
+            if isinstance(key, Key) and key.key_class is not KeyClass.SECRET
         )
         _need(
             pairs + len(change.keys) <= limits.asymmetric_keys,

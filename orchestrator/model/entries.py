@@ -7,7 +7,7 @@ header and signature; membership is in clear, everything else sealed under the s
 from __future__ import annotations
 
 import hashlib
-from typing import Final, TypeVar
+from typing import Final, TypeVar, dataclass_transform
 
 import msgspec
 
@@ -21,6 +21,7 @@ NO_HASH: Final = bytes(32)
 LOGIN_LIFE_MS: Final = 24 * 60 * 60 * 1000
 
 
+@dataclass_transform(frozen_default=True)
 class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Base of all stored records: arrays in field order, nothing unknown let through."""
 

@@ -64,9 +64,7 @@ class Key(msgspec.Struct, frozen=True, array_like=True):
 
     def usable_by(self, user: str) -> bool:
         """Owners and those it is shared with may use a key; every crypto user a public one."""
-        return (
-            self.owner == user or user in self.shared or self.key_class is KeyClass.PUBLIC
-        )
+        return self.owner == user or user in self.shared or self.key_class is KeyClass.PUBLIC
 
 
 _SETTABLE: Final = {

@@ -68,36 +68,38 @@ _ADMIN: Final = frozenset({Role.ADMIN})
 _USER: Final = frozenset({Role.CRYPTO_USER})
 _APPLIANCE: Final = frozenset({Role.APPLIANCE_USER})
 
-GRANTS: Final[Mapping[Operation, frozenset[Role]]] = MappingProxyType({
-    Operation.CLUSTER_INFO: _EVERYBODY,
-    Operation.LIST_USERS: _EVERYBODY,
-    Operation.LOGIN: _EVERYBODY,
-    Operation.LOGOUT: _LOGGED_IN,
-    # The certificate proves itself, and PRECO has no password yet: the first to come activates.
-    Operation.INITIALIZE: _APPLIANCE,
-    Operation.ACTIVATE: frozenset({Role.UNACTIVATED_ADMIN}),
-    Operation.CHANGE_OWN_PASSWORD: _LOGGED_IN,
-    Operation.CHANGE_OTHER_PASSWORD: _ADMIN,
-    Operation.CREATE_USER: _ADMIN,
-    Operation.DELETE_USER: _ADMIN,
-    Operation.ADMIT_HOST: _ADMIN,
-    Operation.EXPEL_HOST: _ADMIN,
-    Operation.SET_RECOVERY_KEY: _ADMIN,
-    Operation.LIST_KEYS: _LOGGED_IN,
-    Operation.GENERATE_KEY: _USER,
-    Operation.DELETE_KEY: _USER,
-    Operation.SIGN: _USER,
-    Operation.ENCRYPT: _USER,
-    Operation.DECRYPT: _USER,
-    Operation.RANDOM: _USER,
-    Operation.SYNC: _APPLIANCE,
-    Operation.JOIN: _APPLIANCE,
-    Operation.REMOVE_HSM: _APPLIANCE,
-    Operation.BACKUP: _APPLIANCE,
-    Operation.RESTORE: _APPLIANCE,
-    Operation.READ_AUDIT: frozenset({Role.ADMIN, Role.APPLIANCE_USER}),
-    Operation.ZEROIZE: _APPLIANCE,
-})
+GRANTS: Final[Mapping[Operation, frozenset[Role]]] = MappingProxyType(
+    {
+        Operation.CLUSTER_INFO: _EVERYBODY,
+        Operation.LIST_USERS: _EVERYBODY,
+        Operation.LOGIN: _EVERYBODY,
+        Operation.LOGOUT: _LOGGED_IN,
+        # The certificate proves itself, and PRECO has no password yet: the first to come activates.
+        Operation.INITIALIZE: _APPLIANCE,
+        Operation.ACTIVATE: frozenset({Role.UNACTIVATED_ADMIN}),
+        Operation.CHANGE_OWN_PASSWORD: _LOGGED_IN,
+        Operation.CHANGE_OTHER_PASSWORD: _ADMIN,
+        Operation.CREATE_USER: _ADMIN,
+        Operation.DELETE_USER: _ADMIN,
+        Operation.ADMIT_HOST: _ADMIN,
+        Operation.EXPEL_HOST: _ADMIN,
+        Operation.SET_RECOVERY_KEY: _ADMIN,
+        Operation.LIST_KEYS: _LOGGED_IN,
+        Operation.GENERATE_KEY: _USER,
+        Operation.DELETE_KEY: _USER,
+        Operation.SIGN: _USER,
+        Operation.ENCRYPT: _USER,
+        Operation.DECRYPT: _USER,
+        Operation.RANDOM: _USER,
+        Operation.SYNC: _APPLIANCE,
+        Operation.JOIN: _APPLIANCE,
+        Operation.REMOVE_HSM: _APPLIANCE,
+        Operation.BACKUP: _APPLIANCE,
+        Operation.RESTORE: _APPLIANCE,
+        Operation.READ_AUDIT: frozenset({Role.ADMIN, Role.APPLIANCE_USER}),
+        Operation.ZEROIZE: _APPLIANCE,
+    }
+)
 
 
 def require(role: Role, operation: Operation) -> None:

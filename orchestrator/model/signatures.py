@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from orchestrator.model.entries import Credential, Member, decode
-from orchestrator.model.errors import MalformedError, RefusedError, TamperedError
+from orchestrator.model.errors import RefusedError, TamperedError
 
 RSA_BITS_MIN: Final = 2048
 CERTIFICATE_BYTES_MAX: Final = 20_000
@@ -76,7 +76,9 @@ def check_credential(credential: Credential, cluster: str, cluster_public: bytes
 def load_certificate(data: bytes, what: str) -> x509.Certificate:
     """Load one certificate from PEM or DER."""
     if len(data) > CERTIFICATE_BYTES_MAX:
-        raise RefusedError("certificate-unreadable", f"{what} exceeds {CERTIFICATE_BYTES_MAX} bytes")
+        raise RefusedError(
+            "certificate-unreadable", f"{what} exceeds {CERTIFICATE_BYTES_MAX} bytes"
+        )
     try:
         if b"-----BEGIN" in data:
             return x509.load_pem_x509_certificate(data)

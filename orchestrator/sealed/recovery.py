@@ -51,7 +51,7 @@ def split_seed(seed: bytes, threshold: int, shares: int) -> list[str]:
     if not 2 <= threshold <= shares <= 16:
         raise RefusedError("recovery-rule", "a threshold is 2 to the number of shares, at most 16")
     [mnemonics] = generate_mnemonics(1, [(threshold, shares)], seed)
-    return mnemonics
+    return list(mnemonics)
 
 
 def combine_shares(mnemonics: Sequence[str]) -> bytes:
@@ -67,7 +67,9 @@ def combine_shares(mnemonics: Sequence[str]) -> bytes:
                 "share-mistyped", f"share {number} is mistyped: its checksum or words are wrong"
             ) from exc
         if parsed and share.identifier != parsed[0].identifier:
-            raise RefusedError("share-other-set", f"share {number} belongs to another set of shares")
+            raise RefusedError(
+                "share-other-set", f"share {number} belongs to another set of shares"
+            )
         if any(other.index == share.index for other in parsed):
             raise RefusedError("share-twice", f"share {number} is given twice")
         parsed.append(share)

@@ -91,7 +91,7 @@ def check_point(point: bytes, curve: ec.EllipticCurve) -> ec.EllipticCurvePublic
     """Return the public key; raise BlobRefusedError unless it is an uncompressed curve point."""
     try:
         if point[:1] != b"\x04":
-            raise ValueError("compressed")  # noqa: TRY301  # one message for all that is wrong
+            raise ValueError("compressed")  # one message for all that is wrong
         return ec.EllipticCurvePublicKey.from_encoded_point(curve, point)
     except ValueError as exc:
         raise BlobRefusedError(f"this is no uncompressed point of {curve.name}") from exc

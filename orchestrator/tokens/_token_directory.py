@@ -1,11 +1,11 @@
 """A SoftHSM token's directory: configuration, PIN, objects, and what makes a crash harmless.
 
-    softhsm2.conf   where the objects are
-    pin             the user PIN, mode 0600: whoever reads it and `tokens/` has the keys
-    tokens/         SoftHSM's own; it writes in place and never calls fsync, so we do
-    token.object    copy of the token's own record, which SoftHSM rewrites in place at every log-in
-    ready           written last: without it the directory is half made, and `create` starts again
-    lock            held while a process has the token open
+softhsm2.conf   where the objects are
+pin             the user PIN, mode 0600: whoever reads it and `tokens/` has the keys
+tokens/         SoftHSM's own; it writes in place and never calls fsync, so we do
+token.object    copy of the token's own record, which SoftHSM rewrites in place at every log-in
+ready           written last: without it the directory is half made, and `create` starts again
+lock            held while a process has the token open
 """
 
 from __future__ import annotations

@@ -6,35 +6,37 @@ alone is extractable, because it moves to joiners. Application keys are session 
 
 from __future__ import annotations
 
-import hashlib
-import os
 import threading
-from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, assert_never
 
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.asymmetric import ec
 from pkcs11 import (
-    KDF,
     MGF,
     Attribute,
     GCMParams,
-    KeyType as CkKeyType,
-    Mechanism as Ck,
     MechanismFlag,
     ObjectClass,
     PKCS11Error,
 )
-from pkcs11.constants import DEFAULT
-from pkcs11.util.ec import encode_named_curve_parameters
+from pkcs11 import (
+    KeyType as CkKeyType,
+)
+from pkcs11 import (
+    Mechanism as Ck,
+)
 
 from orchestrator.model.errors import MechanismUnavailableError
-from orchestrator.model.key_spec import Curve, HashFunction, KeySpec, KeyType, SignMechanism
-from orchestrator.model.key_spec import SignScheme, Usage
+from orchestrator.model.key_spec import (
+    HashFunction,
+    KeySpec,
+    KeyType,
+    SignMechanism,
+    SignScheme,
+    Usage,
+)
 from orchestrator.model.profile import (
     SIGN_MECHANISMS,
     FirmwareProfile,
@@ -42,12 +44,30 @@ from orchestrator.model.profile import (
     generation_mechanism,
 )
 from orchestrator.tokens import _requests as requests
+from orchestrator.tokens._objects import (
+    LEAVES_WRAPPED,
+    NO_USE,
+    NOT_FOR_US,
+    P256,
+    P384,
+    STAYS,
+    derive,
+    destroyed,
+    ec_pair,
+    generate,
+    kek,
+    load_library,
+    point_of,
+    raw,
+    spki,
+    undone,
+    unwrap,
+)
 from orchestrator.tokens._pkcs11_library import (
     Library,
     Pin,
     Sessions,
     key_on,
-    octet_string,
 )
 from orchestrator.tokens._token_directory import TokenDirectory
 from orchestrator.tokens.store import (
@@ -74,16 +94,6 @@ _OWN_MECHANISMS: Final = (
     Ck.ECDSA,
     Ck.ECDH1_DERIVE,
 )
-_P256: Final = encode_named_curve_parameters("1.2.840.10045.3.1.7")
-_P384: Final = encode_named_curve_parameters("1.3.132.0.34")
-_CURVES: Final = {Curve.P256: (_P256, ec.SECP256R1())}
-_STAYS: Final = {
-    Attribute.PRIVATE: True,
-    Attribute.SENSITIVE: True,
-    Attribute.EXTRACTABLE: False,
-}
-_LEAVES_WRAPPED: Final = _STAYS | {Attribute.EXTRACTABLE: True}
-_NO_USE: Final = MechanismFlag(0)
 _FLAGS: Final = {
     Usage.SIGN: MechanismFlag.SIGN,
     Usage.ENCRYPT: MechanismFlag.ENCRYPT,
@@ -97,12 +107,6 @@ _PSS_HASHES: Final = {
     HashFunction.SHA384: (Ck.SHA384, MGF.SHA384),
     HashFunction.SHA512: (Ck.SHA512, MGF.SHA512),
 }
-_CK_KEY_TYPES: Final = {
-    KeyType.AES: CkKeyType.AES,
-    KeyType.GENERIC_SECRET: CkKeyType.GENERIC_SECRET,
-    KeyType.RSA: CkKeyType.RSA,
-    KeyType.EC: CkKeyType.EC,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +119,7 @@ class _Loaded:
 class SoftHsmStore:
     """TokenStore over one SoftHSM token in a directory of its own."""
 
-    def __init__(self, place: TokenDirectory, library: Library, pin: Pin, profile: FirmwareProfile):
+    def __init__(self, place: TokenDirectory, library: Library, pin: Pin, profile: FirmwareProfile) -> None:
         """Use `create` or `open`."""
         self._place, self._library, self._profile = place, library, profile
         token = library.token(_LABEL)
@@ -144,10 +148,10 @@ class SoftHsmStore:
             RefusedError: `directory` holds a whole token.
         """
         place = TokenDirectory(directory)
-        with _undone(place):
+        with undone(place):
             pin = place.make()
-            library = _load(place, profile)
-            with _undone(library):
+            library = load_library(place.conf, profile)
+            with undone(library):
                 library.init_token(_LABEL, pin)
                 store = cls(place, library, pin, profile)
                 store._make_own_keys()
@@ -165,11 +169,11 @@ class SoftHsmStore:
         place = TokenDirectory(directory)
         if not place.path.is_dir():
             raise TokenError(f"{place.path} holds no token; create it")
-        with _undone(place):
+        with undone(place):
             place.lock()
             pin = place.reopen()
-            library = _load(place, profile)
-            with _undone(library):
+            library = load_library(place.conf, profile)
+            with undone(library):
                 store = cls(place, library, pin, profile)
                 store._find_own_keys()
                 return store
@@ -179,14 +183,14 @@ class SoftHsmStore:
     def _make_own_keys(self) -> None:
         with self._sessions.borrow() as session:
             for label, flag in ((_IDENTITY, MechanismFlag.SIGN), (_BOX, MechanismFlag.DERIVE)):
-                _ec_pair(session, _P256, flag, _STAYS, label)
+                ec_pair(session, P256, flag, STAYS, label)
             session.generate_key(
                 CkKeyType.AES,
                 256,
                 label=_STATE,
                 store=True,
                 capabilities=MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT,
-                template=_STAYS,
+                template=STAYS,
             )
 
     def _find_own_keys(self) -> None:
@@ -202,7 +206,7 @@ class SoftHsmStore:
                     continue
                 self._objects[label] = item.handle
                 if label in {_IDENTITY + _PUBLIC, _BOX + _PUBLIC}:
-                    self._keep_public(label, _point(item))
+                    self._keep_public(label, point_of(item))
         if missing := sorted(_MADE_ONCE - self._objects.keys()):
             raise TokenError(
                 f"the token in {self._place.path} has lost its key {missing[0]!r}: remove the HSM "
@@ -211,7 +215,7 @@ class SoftHsmStore:
 
     def _keep_public(self, label: str, point: bytes) -> None:
         if label == _IDENTITY + _PUBLIC:
-            self._identity_public = _spki(requests.check_point(point, ec.SECP256R1()))
+            self._identity_public = spki(requests.check_point(point, ec.SECP256R1()))
         else:
             self._box_public = point
 
@@ -226,7 +230,7 @@ class SoftHsmStore:
         requests.check_identity_digest(digest)
         with self._sessions.borrow() as session:
             key = key_on(session, self._objects[_IDENTITY])
-            return _bytes(key.sign(digest, mechanism=Ck.ECDSA))
+            return raw(key.sign(digest, mechanism=Ck.ECDSA))
 
     def box_public(self) -> bytes:
         return self._box_public
@@ -243,7 +247,7 @@ class SoftHsmStore:
     def random(self, count: int) -> bytes:
         requests.check_random(count)
         with self._sessions.borrow() as session:
-            return _bytes(session.generate_random(count * 8))
+            return raw(session.generate_random(count * 8))
 
     # --- masking key ---
 
@@ -259,51 +263,51 @@ class SoftHsmStore:
                 label=_DRAFT,
                 store=True,
                 capabilities=MechanismFlag.WRAP | MechanismFlag.UNWRAP,
-                template=_LEAVES_WRAPPED,
+                template=LEAVES_WRAPPED,
             )
             self._keep_masking_key(key)
 
     def transport_open(self) -> bytes:
         with self._lock, self._sessions.borrow() as session:
             self._drop_transport()
-            point, self._transport = _ec_pair(session, _P384, MechanismFlag.DERIVE, _STAYS)
+            point, self._transport = ec_pair(session, P384, MechanismFlag.DERIVE, STAYS)
             return point
 
     def wrap_masking_key(self, point: bytes) -> Transport:
         requests.check_point(point, ec.SECP384R1())
         masking = self._masking_key()
         with self._sessions.borrow() as session:
-            own_point, private = _ec_pair(session, _P384, MechanismFlag.DERIVE, _STAYS)
+            own_point, private = ec_pair(session, P384, MechanismFlag.DERIVE, STAYS)
             with (
-                _destroyed(private),
-                _kek(session, private.handle, point, MechanismFlag.WRAP) as kek,
+                destroyed(private),
+                kek(session, private.handle, point, MechanismFlag.WRAP) as wrapper,
             ):
-                wrapped = kek.wrap_key(key_on(session, masking), mechanism=Ck.AES_KEY_WRAP_PAD)
+                wrapped = wrapper.wrap_key(key_on(session, masking), mechanism=Ck.AES_KEY_WRAP_PAD)
         return Transport(own_point, wrapped)
 
     def accept_masking_key(self, transport: Transport) -> None:
         requests.check_point(transport.point, ec.SECP384R1())
-        with self._lock, self._sessions.borrow(refused=_NOT_FOR_US) as session:
+        with self._lock, self._sessions.borrow(refused=NOT_FOR_US) as session:
             self._require_no_masking_key()
             own = self._require_transport()
-            with _kek(session, own, transport.point, MechanismFlag.UNWRAP) as kek:
-                self._unwrap_masking_key(kek, transport.wrapped)
+            with kek(session, own, transport.point, MechanismFlag.UNWRAP) as wrapper:
+                self._unwrap_masking_key(wrapper, transport.wrapped)
             self._drop_transport()
 
     def accept_recovered(self, recovery_key: Transport, envelope: Transport) -> None:
         requests.check_point(recovery_key.point, ec.SECP384R1())
         requests.check_point(envelope.point, ec.SECP384R1())
-        with self._lock, self._sessions.borrow(refused=_NOT_FOR_US) as session:
+        with self._lock, self._sessions.borrow(refused=NOT_FOR_US) as session:
             self._require_no_masking_key()
             own = self._require_transport()
-            with _kek(session, own, recovery_key.point, MechanismFlag.UNWRAP) as kek:
+            with kek(session, own, recovery_key.point, MechanismFlag.UNWRAP) as wrapper:
                 spec = KeySpec(KeyType.EC, 384)
-                private = _unwrap(kek, recovery_key.wrapped, spec, MechanismFlag.DERIVE)
+                private = unwrap(wrapper, recovery_key.wrapped, spec, MechanismFlag.DERIVE)
             with (
-                _destroyed(private),
-                _kek(session, private.handle, envelope.point, MechanismFlag.UNWRAP) as kek,
+                destroyed(private),
+                kek(session, private.handle, envelope.point, MechanismFlag.UNWRAP) as wrapper,
             ):
-                self._unwrap_masking_key(kek, envelope.wrapped)
+                self._unwrap_masking_key(wrapper, envelope.wrapped)
             self._drop_transport()
 
     def _require_no_masking_key(self) -> None:
@@ -338,7 +342,7 @@ class SoftHsmStore:
             label=_DRAFT,
             store=True,
             capabilities=MechanismFlag.WRAP | MechanismFlag.UNWRAP,
-            template=_LEAVES_WRAPPED,
+            template=LEAVES_WRAPPED,
         )
         self._keep_masking_key(key)
 
@@ -357,8 +361,8 @@ class SoftHsmStore:
         self._require_spec(spec)
         masking = self._masking_key()
         with self._sessions.borrow() as session:
-            key, public, check_value = _generate(session, spec)
-            with _destroyed(key):
+            key, public, check_value = generate(session, spec)
+            with destroyed(key):
                 wrapper = key_on(session, masking)
                 blob = wrapper.wrap_key(key, mechanism=Ck.AES_KEY_WRAP_PAD)
         return GeneratedKey(blob, public, check_value)
@@ -366,13 +370,13 @@ class SoftHsmStore:
     def load(self, blob: bytes, spec: KeySpec, usages: AbstractSet[Usage]) -> Handle:
         self._require_spec(spec)
         requests.check_blob_length(blob, spec)
-        flags = _NO_USE
+        flags = NO_USE
         for usage in usages:
             flags |= _FLAGS[usage]
         masking = self._masking_key()
         refused = f"this blob holds no {spec.type} key wrapped under this cluster's masking key"
         with self._sessions.borrow(refused=refused) as session:
-            key = _unwrap(key_on(session, masking), blob, spec, flags)
+            key = unwrap(key_on(session, masking), blob, spec, flags)
         handle = Handle(key.handle)
         self._loaded[handle] = _Loaded(key, spec, frozenset(usages))
         return handle
@@ -399,7 +403,7 @@ class SoftHsmStore:
                 assert_never(mechanism.scheme)
         with self._sessions.borrow() as session:
             key = key_on(session, handle)
-            return _bytes(key.sign(digest, mechanism=ck, mechanism_param=parameter))
+            return raw(key.sign(digest, mechanism=ck, mechanism_param=parameter))
 
     def encrypt(self, handle: Handle, plaintext: bytes, aad: bytes) -> bytes:
         loaded = self._use(handle, Mechanism.AES_GCM)
@@ -436,21 +440,21 @@ class SoftHsmStore:
     def _encrypt(self, key: int, plaintext: bytes, aad: bytes) -> bytes:
         requests.check_plaintext(plaintext, aad)
         with self._sessions.borrow() as session:
-            nonce = _bytes(session.generate_random(requests.NONCE_BYTES * 8))
+            nonce = raw(session.generate_random(requests.NONCE_BYTES * 8))
             sealed = key_on(session, key).encrypt(
                 plaintext,
                 mechanism=Ck.AES_GCM,
                 mechanism_param=GCMParams(nonce, aad),
                 buffer_size=len(plaintext) + requests.TAG_BYTES,
             )
-        return nonce + _bytes(sealed)
+        return nonce + raw(sealed)
 
     def _decrypt(self, key: int, sealed: bytes, aad: bytes) -> bytes:
         requests.check_ciphertext(sealed, aad)
         nonce, body = sealed[: requests.NONCE_BYTES], sealed[requests.NONCE_BYTES :]
         refused = "another key, other additional data, or changed bytes: the tag does not match"
         with self._sessions.borrow(refused=refused) as session:
-            return _bytes(
+            return raw(
                 key_on(session, key).decrypt(
                     body,
                     mechanism=Ck.AES_GCM,
@@ -463,9 +467,9 @@ class SoftHsmStore:
         requests.check_point(point, ec.SECP256R1())
         readable = {Attribute.SENSITIVE: False, Attribute.EXTRACTABLE: True}
         with self._sessions.borrow() as session:
-            shared = _derive(session, key, point, CkKeyType.GENERIC_SECRET, _NO_USE, readable)
-            with _destroyed(shared):
-                return _bytes(shared[Attribute.VALUE])
+            shared = derive(session, key, point, CkKeyType.GENERIC_SECRET, NO_USE, readable)
+            with destroyed(shared):
+                return raw(shared[Attribute.VALUE])
 
     # --- end ---
 

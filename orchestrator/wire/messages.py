@@ -162,6 +162,7 @@ ChangeRequest = (
     | SetRecoveryKey
 )
 
+
 class Grant(Record):
     """A member's answer to one join request, signed by its identity."""
 
@@ -641,4 +642,3 @@ def password_info(purpose: str, hsm: str, nonce: bytes, role: str, name: str) ->
 def box_info(epoch: int, cluster: str) -> bytes:
     """Return what binds the boxes of a rekeying entry."""
     return f"cloister/1 rekey {epoch} {cluster}".encode()
-

@@ -1,0 +1,117 @@
+"""What a logged-in user changes: users, hosts, keys, the recovery key."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+from orchestrator.client.session import Session
+from orchestrator.client.trust import seal_password
+from orchestrator.control.controller import Ask, Controller
+from orchestrator.control.hosts import HostInfo
+from orchestrator.control.views import ChangeReport
+from orchestrator.model.errors import NotFoundError
+from orchestrator.model.key_spec import KeySpec
+from orchestrator.model.keys import Key
+from orchestrator.model.roles import Role, check_password, parse_user_name
+from orchestrator.sealed.recovery import SEED_BYTES, point_of, recovery_key, split_seed
+from orchestrator.wire import messages as m
+
+
+class Changes:
+    """Changes in one user's name. `request` repeats an earlier request by its id."""
+
+    def __init__(
+        self,
+        controller: Controller,
+        session: Session,
+        anchor: bytes,
+        hosts: Callable[[], list[HostInfo]],
+    ) -> None:
+        self._controller, self._session, self._anchor = controller, session, anchor
+        self._hosts = hosts
+
+    def create_user(
+        self, name: str, role: Role, password: bytes, *, request: str | None = None
+    ) -> ChangeReport:
+        """Make a user."""
+        check_password(password)
+        name = parse_user_name(name)
+        ask = self._sealing(role, name, password, m.CreateUser)
+        return self._change(ask, request)
+
+    def change_password(
+        self, name: str, role: Role, password: bytes, *, request: str | None = None
+    ) -> ChangeReport:
+        """Set a password, which ends the user's logins and unlocks."""
+        check_password(password)
+        name = parse_user_name(name)
+        ask = self._sealing(role, name, password, m.ChangePassword)
+        return self._change(ask, request)
+
+    def _sealing(
+        self,
+        role: Role,
+        name: str,
+        password: bytes,
+        build: Callable[[str, Role, bytes], m.ChangeRequest],
+    ) -> Ask:
+        def ask(hsm: str) -> m.ChangeRequest:
+            link = self._controller.roster.link(hsm, self._anchor)
+            sealed = seal_password("new-password", link.welcome, link.member, role, name, password)
+            return build(name, role, sealed)
+
+        return ask
+
+    def delete_user(self, name: str, role: Role, *, request: str | None = None) -> ChangeReport:
+        """Delete a user who owns no keys."""
+        return self._plain(m.DeleteUser(parse_user_name(name), role), request)
+
+    def admit_host(self, host: str, *, request: str | None = None) -> ChangeReport:
+        """Let HSMs on a host join."""
+        key = next((h.key for h in self._hosts() if h.name == host), None)
+        if key is None:
+            raise NotFoundError("host", host, "see `cloister host list`")
+        return self._plain(m.AdmitHost(host, key), request)
+
+    def expel_host(self, host: str, *, request: str | None = None) -> ChangeReport:
+        """Let no further HSM of a host join."""
+        return self._plain(m.ExpelHost(host), request)
+
+    def generate_keys(
+        self, spec: KeySpec, drafts: tuple[m.KeyDraft, ...], *, request: str | None = None
+    ) -> tuple[ChangeReport, tuple[Key, ...]]:
+        """Make a token key or a pair; return the keys, public first."""
+        spec.check()
+        change = m.GenerateKeys(spec, drafts)
+        outcome = self._controller.change(
+            lambda _: change, ticket=self._session.ticket(), request=request
+        )
+        self._session.heard(outcome.report.seq)
+        return outcome.report, outcome.keys
+
+    def delete_key(self, ref: int, *, request: str | None = None) -> ChangeReport:
+        """Delete a token key from every HSM; backups still hold it."""
+        return self._plain(m.DeleteKey(ref), request)
+
+    def create_recovery_key(
+        self, threshold: int, shares: int, *, request: str | None = None
+    ) -> list[str]:
+        """Make a recovery key here, enter its public half, and return the custodians' words."""
+        seed = secrets.token_bytes(SEED_BYTES)
+        words = split_seed(seed, threshold, shares)
+        point = point_of(recovery_key(seed))
+        self._plain(m.SetRecoveryKey(point, threshold, shares), request)
+        return words
+
+    def logout(self) -> ChangeReport:
+        """End the login on every HSM."""
+        return self._plain(m.EndLogin(), None)
+
+    def _plain(self, change: m.ChangeRequest, request: str | None) -> ChangeReport:
+        return self._change(lambda _: change, request)
+
+    def _change(self, ask: Ask, request: str | None) -> ChangeReport:
+        outcome = self._controller.change(ask, ticket=self._session.ticket(), request=request)
+        self._session.heard(outcome.report.seq)
+        return outcome.report

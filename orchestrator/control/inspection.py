@@ -1,0 +1,196 @@
+"""Whether a cluster is what it should be: `cluster verify`, the audit chains, adoption."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+from orchestrator.client.directory import read_anchor
+from orchestrator.client.session import expect
+from orchestrator.client.trust import check_hsm
+from orchestrator.control.plane import ControlPlane
+from orchestrator.control.records import ClusterRow, HsmRow
+from orchestrator.control.views import ClusterState, HsmCheck, HsmState, VerifyReport
+from orchestrator.model.entries import NO_HASH, decode
+from orchestrator.model.errors import OrchestratorError, TamperedError, UnavailableError
+from orchestrator.model.signatures import check_ecdsa, digest_of
+from orchestrator.wire import messages as m
+
+_PAGE: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class AuditCheck:
+    """An audit log that was read whole. `problem` is empty when its chain and head hold."""
+
+    hsm_id: str
+    records: int
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptReport:
+    """A ledger rebuilt from the HSMs' chains."""
+
+    cluster_id: str
+    seq: int
+    hsms: tuple[str, ...]
+
+
+class Inspection:
+    """Reads everything anew and compares."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane = plane
+
+    def verify(self, cluster: str) -> VerifyReport:
+        """Recount every HSM's digest, walk the ledger and the audit chains, and compare."""
+        plane = self._plane
+        plane.records.cluster(cluster)
+        controller = plane.controller(cluster)
+        head = controller.ledger.head()
+        problems: list[str] = []
+        try:
+            controller.ledger.check()
+        except OrchestratorError as exc:
+            problems.append(str(exc))
+        checks = []
+        digests: dict[bytes, str] = {}
+        for view in plane.hsms(cluster):
+            check = HsmCheck(view.hsm_id, view.seq, "", None, view.trouble or "does not answer")
+            if view.seq is not None:
+                check = self._check(cluster, view.hsm_id, head.seq, head.hash, digests)
+            checks.append(check)
+            if check.problem:
+                problems.append(f"{check.hsm_id}: {check.problem}")
+        if len(digests) > 1:
+            problems.append("HSMs at one place have different digests")
+        return VerifyReport(cluster, not problems, head.seq, tuple(checks), tuple(problems))
+
+    def _check(
+        self, cluster: str, hsm: str, head_seq: int, head_hash: bytes, digests: dict[bytes, str]
+    ) -> HsmCheck:
+        roster = self._plane.controller(cluster).roster
+        try:
+            said = expect(roster.call(hsm, m.Digest(recount=True)), m.StateDigest)
+            audit = self.check_audit(cluster, hsm)
+        except OrchestratorError as exc:
+            return HsmCheck(hsm, None, "", None, str(exc))
+        problem = audit.problem
+        if said.seq > head_seq:
+            problem = f"FORKED: is at {said.seq}, ahead of the ledger at {head_seq}"
+        elif said.seq < head_seq:
+            problem = f"is behind: at {said.seq}, the ledger at {head_seq}"
+        elif said.head != head_hash:
+            problem = f"FORKED: holds another entry at {said.seq} than the ledger"
+        else:
+            digests.setdefault(said.digest, hsm)
+        return HsmCheck(hsm, said.seq, said.digest.hex(), audit.records, problem)
+
+    # --- audit ---
+
+    def audit(self, cluster: str, hsm: str) -> list[m.AuditRecord]:
+        """Return an HSM's audit log, oldest first."""
+        lines, _ = self._read_audit(cluster, hsm)
+        return [decode(m.AuditRecord, line, "audit line") for line in lines]
+
+    def verify_audit(self, cluster: str) -> list[AuditCheck]:
+        """Check the audit log of every HSM in reach."""
+        return [self.check_audit(cluster, row.hsm_id) for row in self._plane.records.hsms(cluster)]
+
+    def check_audit(self, cluster: str, hsm: str) -> AuditCheck:
+        """Check that an audit log has no gap, that each line names the one before, and its head."""
+        try:
+            lines, page = self._read_audit(cluster, hsm)
+            self._check_head(cluster, hsm, page)
+            previous = NO_HASH
+            for number, line in enumerate(lines):
+                record = decode(m.AuditRecord, line, "audit line")
+                if record.number != number or record.prev != previous:
+                    raise TamperedError(f"the audit log breaks at line {number}")
+                previous = hashlib.sha256(line).digest()
+            if len(lines) != page.count or previous != page.head:
+                raise TamperedError(
+                    f"the audit log ends at {len(lines)}, its head says {page.count}"
+                )
+        except OrchestratorError as exc:
+            return AuditCheck(hsm, 0, str(exc))
+        return AuditCheck(hsm, len(lines), "")
+
+    def _check_head(self, cluster: str, hsm: str, page: m.AuditPage) -> None:
+        welcome = expect(self._plane.controller(cluster).roster.call(hsm, m.Hello()), m.Welcome)
+        identity = welcome.identity
+        if welcome.certificate:
+            identity = check_hsm(welcome, cluster, read_anchor(self._plane.home, cluster)).identity
+        digest = digest_of("audit-head", page.count.to_bytes(8, "big") + page.head)
+        check_ecdsa(identity, digest, page.signature, f"audit head of {hsm}")
+
+    def _read_audit(self, cluster: str, hsm: str) -> tuple[list[bytes], m.AuditPage]:
+        roster = self._plane.controller(cluster).roster
+        lines: list[bytes] = []
+        while True:
+            page = expect(roster.call(hsm, m.ReadAudit(b"", len(lines), _PAGE)), m.AuditPage)
+            lines.extend(page.records)
+            # Lines may be added while we read: the last page's head is the one that counts.
+            if len(lines) >= page.count or not page.records:
+                return lines, page
+
+    # --- adoption ---
+
+    def adopt(self, cluster: str | None, chosen: str | None) -> AdoptReport:
+        """Rebuild the ledger, and records that are lost, from the HSMs of the hosts."""
+        found = self._discover()
+        names = sorted(found)
+        if cluster is not None:
+            names = [name for name in names if name.startswith(cluster)]
+        if len(names) != 1:
+            listed = ", ".join(names) or "none"
+            raise UnavailableError(f"HSMs of one cluster are wanted; those that answer: {listed}")
+        [name] = names
+        self._record(name, found[name])
+        seq = self._plane.controller(name).adopt(chosen)
+        self._plane.publish_endpoints(name)
+        return AdoptReport(name, seq, tuple(row.hsm_id for row in found[name]))
+
+    def _discover(self) -> dict[str, list[HsmRow]]:
+        plane = self._plane
+        found: dict[str, list[HsmRow]] = {}
+        for info in plane.infrastructure.hosts():
+            for hsm in plane.infrastructure.hsms(info.name):
+                try:
+                    channel = plane.dial(info.name, hsm)()
+                except OrchestratorError:
+                    continue
+                with_welcome = expect(channel.call(m.Hello(), 3.0), m.Welcome)
+                channel.close()
+                if with_welcome.cluster and not with_welcome.removed:
+                    row = HsmRow(
+                        hsm, with_welcome.cluster, info.name, info.zone, HsmState.ACTIVE,
+                        plane.clock.now_ms(),
+                    )  # fmt: skip
+                    found.setdefault(with_welcome.cluster, []).append(row)
+        return found
+
+    def _record(self, cluster: str, rows: list[HsmRow]) -> None:
+        plane = self._plane
+        if not any(row.cluster_id == cluster for row in plane.records.clusters()):
+            channel = plane.dial(rows[0].host, rows[0].hsm_id)()
+            profile = expect(channel.call(m.Hello(), 3.0), m.Welcome).profile
+            channel.close()
+            zones = ",".join(sorted({host.zone for host in plane.infrastructure.hosts()}))
+            plane.records.put_cluster(
+                ClusterRow(
+                    cluster,
+                    profile,
+                    "",
+                    zones,
+                    ClusterState.UNINITIALIZED,
+                    plane.clock.now_ms(),
+                    "",
+                )  # fmt: skip
+            )
+        known = {row.hsm_id for row in plane.records.hsms(cluster)}
+        for row in rows:
+            if row.hsm_id not in known:
+                plane.records.add_hsm(row)

@@ -1,0 +1,577 @@
+"""The control plane: clusters and their HSMs. Every operation can be run again after a crash.
+
+Invariants: what is recorded is an intention or a fact, never a hope: an operation computes what
+is left to do from the records, the ledger and the HSMs themselves, each time anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from sqlalchemy import Engine
+
+from orchestrator.client.balancer import Balancer, Dial
+from orchestrator.client.connection import RpcConnection
+from orchestrator.client.directory import (
+    Endpoint,
+    Endpoints,
+    cluster_directory,
+    endpoints_source,
+    read_anchor,
+)
+from orchestrator.client.session import Session, expect
+from orchestrator.client.trust import seal_password
+from orchestrator.control.changes import Changes
+from orchestrator.control.controller import Controller
+from orchestrator.control.database import open_database
+from orchestrator.control.hosts import HostInfo, Hosts
+from orchestrator.control.ledger import Ledger
+from orchestrator.control.profiles import load_profiles, profile_path
+from orchestrator.control.records import ClusterRow, HsmRow, Records
+from orchestrator.control.roster import Roster
+from orchestrator.control.views import (
+    ChangeReport,
+    ClusterState,
+    ClusterView,
+    HostView,
+    HsmState,
+    HsmView,
+)
+from orchestrator.model.clock import Clock
+from orchestrator.model.entries import SignedJoinRequest
+from orchestrator.model.errors import (
+    NotFoundError,
+    OrchestratorError,
+    RefusedError,
+    UnavailableError,
+    UsageError,
+)
+from orchestrator.model.ids import new_id
+from orchestrator.model.roles import Role, check_password, parse_user_name
+from orchestrator.model.signatures import check_cluster_certificate, load_certificate, public_bytes
+from orchestrator.model.state import Phase
+from orchestrator.model.steps import OnStep, Step, no_step
+from orchestrator.wire import messages as m
+from orchestrator.wire.files import publish
+from orchestrator.wire.system_clock import SystemClock
+
+ZONES_MAX = 10
+HSMS_MAX = 28
+
+
+class ControlPlane:
+    """Clusters, HSMs and hosts of one home."""
+
+    def __init__(
+        self,
+        home: Path,
+        hosts: Hosts,
+        engine: Engine,
+        clock: Clock,
+        on_step: OnStep = no_step,
+    ) -> None:
+        self.home, self.infrastructure, self.clock, self.on_step = home, hosts, clock, on_step
+        self._engine = engine
+        self.records = Records(engine)
+        self._controllers: dict[str, Controller] = {}
+
+    @classmethod
+    def open(cls, home: Path, hosts: Hosts) -> Self:
+        """Open the control plane of a home."""
+        return cls(home, hosts, open_database(home / "control.db"), SystemClock())
+
+    def close(self) -> None:
+        """End all connections."""
+        for controller in self._controllers.values():
+            controller.roster.close()
+        self._controllers.clear()
+        self._engine.dispose()
+
+    def controller(self, cluster: str) -> Controller:
+        """Return the cluster's controller."""
+        if cluster not in self._controllers:
+            roster = Roster(cluster, lambda: self._dials(cluster))
+            ledger = Ledger(self._engine, cluster)
+            self._controllers[cluster] = Controller(cluster, ledger, roster, self.on_step)
+        return self._controllers[cluster]
+
+    def _dials(self, cluster: str) -> dict[str, Dial]:
+        return {row.hsm_id: self.dial(row.host, row.hsm_id) for row in self.records.hsms(cluster)}
+
+    def dial(self, host: str, hsm: str) -> Dial:
+        """Return the way to an HSM on a host."""
+        return lambda: RpcConnection(self.infrastructure.hsm_directory(host, hsm) / "agent.sock")
+
+    # --- clusters ---
+
+    def clusters(self) -> list[ClusterView]:
+        """Return all clusters."""
+        return [self.cluster(row.cluster_id) for row in self.records.clusters()]
+
+    def cluster(self, cluster: str) -> ClusterView:
+        """Return a cluster, its state as its HSMs tell it now."""
+        row = self.records.cluster(cluster)
+        views = self.hsms(cluster)
+        heard = self.controller(cluster).roster.hear([v.hsm_id for v in views if v.seq is not None])
+        phases = [w.phase for w in heard.welcomes.values() if w.phase is not None]
+        state = ClusterState(row.state)
+        if phases:
+            state = ClusterState(str(max(phases, key=list(Phase).index)))
+        if state is ClusterState.ACTIVE and any(v.state is HsmState.DEGRADED for v in views):
+            state = ClusterState.DEGRADED
+        return ClusterView(
+            cluster_id=cluster,
+            state=state,
+            hsm_type=row.hsm_type,
+            mode=row.mode,
+            availability_zones=tuple(row.zones.split(",")),
+            created_at=row.created_at,
+            source_backup_id=row.source_backup,
+            hsms=tuple(views),
+            seq=self.controller(cluster).ledger.head().seq,
+            warnings=self._warnings(cluster, state),
+        )
+
+    def _warnings(self, cluster: str, state: ClusterState) -> tuple[str, ...]:
+        if state not in {ClusterState.ACTIVE, ClusterState.DEGRADED}:
+            return ()
+        controller = self.controller(cluster)
+        for hsm in controller.roster.hear().welcomes:
+            page = expect(controller.roster.call(hsm, m.ListMembers()), m.MemberPage)
+            if page.recovery_threshold == 0:
+                return (
+                    "no recovery key: if every HSM is lost, so is every key; "
+                    "`cloister recovery create-shares`",
+                )
+            return ()
+        return ("no HSM answers",)
+
+    def create_cluster(
+        self, hsm_type: str, zones: tuple[str, ...], mode: str | None, source_backup: str | None
+    ) -> ClusterView:
+        """Record a new cluster; its first HSM makes it real."""
+        profile_path(hsm_type)  # raises for an unknown type
+        profile = load_profiles()[hsm_type]
+        if mode is None:
+            mode = profile.modes[0]
+        if mode not in profile.modes:
+            raise RefusedError("mode", f"{hsm_type} offers mode {' or '.join(profile.modes)}")
+        known = sorted({host.zone for host in self.infrastructure.hosts()})
+        zones = zones or tuple(known)
+        if unknown := [zone for zone in zones if zone not in known]:
+            raise NotFoundError(
+                "availability zone", ", ".join(unknown), f"there are {', '.join(known)}"
+            )
+        if not 1 <= len(zones) <= ZONES_MAX or len(set(zones)) != len(zones):
+            raise UsageError(f"a cluster has 1 to {ZONES_MAX} different availability zones")
+        if source_backup is not None:
+            self.records.backup(source_backup)
+        cluster = new_id("cluster", os.urandom)
+        self.records.put_cluster(
+            ClusterRow(
+                cluster,
+                hsm_type,
+                mode,
+                ",".join(zones),
+                ClusterState.UNINITIALIZED,
+                self.clock.now_ms(),
+                source_backup or "",
+            )
+        )
+        return self.cluster(cluster)
+
+    def csr(self, cluster: str) -> bytes:
+        """Return the cluster's certificate signing request (PEM)."""
+        self.records.cluster(cluster)
+        for welcome in self.controller(cluster).roster.hear().welcomes.values():
+            if welcome.csr:
+                request = x509.load_der_x509_csr(welcome.csr)
+                return request.public_bytes(Encoding.PEM)
+        raise RefusedError("no-csr", "the CSR appears with the first HSM: `cloister hsm create`")
+
+    def initialize(self, cluster: str, certificate: bytes, trust_anchor: bytes) -> ClusterView:
+        """Give the cluster the certificate that the customer's CA signed."""
+        controller = self.controller(cluster)
+        csr = x509.load_pem_x509_csr(self.csr(cluster))
+        check_cluster_certificate(certificate, trust_anchor, public_bytes(csr), self.clock.now_ms())
+        change = m.InitializeCluster(certificate, trust_anchor)
+        phases = [w.phase for w in controller.roster.hear().welcomes.values()]
+        if Phase.UNINITIALIZED in phases:
+            controller.change(lambda _: change, request=f"initialize-{cluster}")
+        elif read_anchor(self.home, cluster) != _pem(trust_anchor):
+            raise RefusedError("not-uninitialized", f"cluster {cluster} is initialised already")
+        publish(self.published(cluster) / "anchor.pem", _pem(trust_anchor))
+        self.publish_endpoints(cluster)
+        return self.cluster(cluster)
+
+    def activate(self, cluster: str, password: bytes) -> ChangeReport:
+        """Set the first password of `admin`."""
+        self.records.cluster(cluster)
+        check_password(password)
+        anchor = read_anchor(self.home, cluster)
+        controller = self.controller(cluster)
+
+        def ask(hsm: str) -> m.ChangeRequest:
+            link = controller.roster.link(hsm, anchor)
+            sealed = seal_password(
+                "new-password", link.welcome, link.member, Role.ADMIN, "admin", password
+            )
+            return m.ActivateCluster(sealed)
+
+        return controller.change(ask).report
+
+    def delete_cluster(self, cluster: str) -> None:
+        """Delete a cluster that has no HSMs; its backups stay."""
+        row = self.records.cluster(cluster)
+        if rows := self.records.hsms(cluster):
+            raise RefusedError(
+                "has-hsms", f"cluster {cluster} still has {len(rows)} HSMs; delete them first"
+            )
+        self.controller(cluster).ledger.erase()
+        directory = self.published(cluster)
+        for path in directory.iterdir():
+            path.unlink()
+        directory.rmdir()
+        self.records.put_cluster(replace(row, state=ClusterState.DELETED))
+
+    # --- HSMs ---
+
+    def hsms(self, cluster: str) -> list[HsmView]:
+        """Return the cluster's HSMs and how they are."""
+        rows = self.records.hsms(cluster)
+        controller = self.controller(cluster)
+        heard = controller.roster.hear([row.hsm_id for row in rows])
+        head = controller.ledger.head().seq
+        views = []
+        for row in rows:
+            welcome = heard.welcomes.get(row.hsm_id)
+            state, trouble = HsmState(row.state), ""
+            if welcome is None:
+                trouble = self._trouble(row, str(heard.silent.get(row.hsm_id, "")))
+            elif welcome.seq < head and state is HsmState.ACTIVE:
+                trouble = f"is at {welcome.seq}, the ledger at {head}"
+            if trouble and state is HsmState.ACTIVE:
+                state = HsmState.DEGRADED
+            views.append(
+                HsmView(
+                    row.hsm_id,
+                    cluster,
+                    row.host,
+                    row.zone,
+                    state,
+                    welcome.seq if welcome else None,
+                    trouble,
+                )
+            )
+        return views
+
+    def _trouble(self, row: HsmRow, error: str) -> str:
+        """An HSM that cannot open its state leaves a note of why."""
+        note = self.infrastructure.hsm_directory(row.host, row.hsm_id) / "trouble"
+        try:
+            return note.read_text().strip()
+        except OSError:
+            return error
+
+    def create_hsm(self, cluster: str, zone: str, *, host: str | None = None) -> HsmView:
+        """Add an HSM; one whose making was cut off in this zone is made whole first.
+
+        Raises:
+            RefusedError: `not-activated` (only one HSM before activation), or the host is not
+                admitted; nothing is left behind.
+        """
+        row = self.records.cluster(cluster)
+        if zone not in row.zones.split(","):
+            raise NotFoundError(
+                "availability zone", zone, f"cluster {cluster} has {row.zones.replace(',', ', ')}"
+            )
+        chosen = self._host_in(zone, host)
+        unfinished = [
+            h
+            for h in self.records.hsms(cluster)
+            if h.state == HsmState.CREATE_IN_PROGRESS and h.host == chosen.name
+        ]
+        if unfinished:
+            hsm = unfinished[0]
+        else:
+            self._check_room(row)
+            hsm = HsmRow(
+                new_id("hsm", os.urandom),
+                cluster,
+                chosen.name,
+                zone,
+                HsmState.CREATE_IN_PROGRESS,
+                self.clock.now_ms(),
+            )
+            self.records.add_hsm(hsm)
+            self.on_step(Step.HSM_RECORDED)
+        try:
+            self._make(row, hsm)
+        except OrchestratorError as exc:
+            if not exc.retryable and not self._is_member(cluster, hsm.hsm_id):
+                self.infrastructure.destroy_hsm(hsm.host, hsm.hsm_id)
+                self.records.set_hsm_state(hsm.hsm_id, HsmState.DELETED)
+            raise
+        self.records.set_hsm_state(hsm.hsm_id, HsmState.ACTIVE)
+        self.publish_endpoints(cluster)
+        return next(view for view in self.hsms(cluster) if view.hsm_id == hsm.hsm_id)
+
+    def _host_in(self, zone: str, host: str | None) -> HostInfo:
+        for info in self.infrastructure.hosts():
+            if info.zone == zone and host in {None, info.name}:
+                return info
+        raise NotFoundError("host", host or f"in {zone}", "see `cloister host list`")
+
+    def _check_room(self, row: ClusterRow) -> None:
+        cluster = row.cluster_id
+        present = self.records.hsms(cluster)
+        if len(present) >= HSMS_MAX:
+            raise RefusedError("limit", f"a cluster has at most {HSMS_MAX} HSMs")
+        if not present:
+            if self.controller(cluster).ledger.head().seq:
+                raise RefusedError(
+                    "no-living-hsm",
+                    f"cluster {cluster} has no HSM left to clone; `cloister recovery recover` "
+                    "makes a new cluster from a backup",
+                )
+            return
+        if self.cluster(cluster).state not in {ClusterState.ACTIVE, ClusterState.DEGRADED}:
+            raise RefusedError(
+                "not-activated",
+                f"Cluster '{cluster}' already contains an HSM but has not yet been fully activated",
+            )
+
+    def _make(self, row: ClusterRow, hsm: HsmRow) -> None:
+        cluster, controller = row.cluster_id, self.controller(row.cluster_id)
+        self.infrastructure.create_hsm(hsm.host, hsm.hsm_id, row.hsm_type)
+        self.on_step(Step.HSM_STARTED)
+        head = controller.ledger.head()
+        others = [h for h in self.records.hsms(cluster) if h.hsm_id != hsm.hsm_id]
+        if not others and not row.source_backup:
+            self._make_first(row, hsm.hsm_id)
+        elif not others and head.seq == 0:
+            from orchestrator.control.recovery import Recovery  # noqa: PLC0415  # stands on this
+
+            Recovery(self).restore_from_clone(row, hsm)
+        else:
+            self.join(cluster, hsm)
+
+    def _make_first(self, row: ClusterRow, hsm: str) -> None:
+        controller = self.controller(row.cluster_id)
+        request = f"create-{row.cluster_id}"
+        entry = controller.ledger.find(request)
+        if entry is None:
+            change = m.CreateCluster(row.cluster_id, row.mode)
+            reply = controller.roster.call(hsm, m.Prepare(b"", request, change, 0))
+            entry = expect(reply, m.Prepared).entry
+            controller.ledger.commit(entry, is_base=True)
+        self.offer_first(row.cluster_id, hsm)
+
+    def offer_first(self, cluster: str, hsm: str) -> None:
+        """Offer a cluster's first entry to its first HSM."""
+        controller = self.controller(cluster)
+        controller.offer(hsm, controller.ledger.after(0, 1), 0)
+
+    def _is_member(self, cluster: str, hsm: str) -> bool:
+        controller = self.controller(cluster)
+        heard = controller.roster.hear()
+        return hsm in controller.members(heard)
+
+    def join(self, cluster: str, hsm: HsmRow) -> None:
+        """Bring an HSM into the cluster by the cloning handshake."""
+        controller = self.controller(cluster)
+        roster = controller.roster
+        if self._is_member(cluster, hsm.hsm_id):  # cut off after the commit
+            controller.catch_up(hsm.hsm_id)
+            return
+        donor = self._donor(cluster, hsm.hsm_id)
+        if expect(roster.call(hsm.hsm_id, m.Hello()), m.Welcome).seq:
+            self.start_over(hsm)  # it holds a state without having become a member
+        granted, join = self.handshake(controller, donor, hsm, cluster)
+        snapshot = roster.download(donor, granted.blob)
+        roster.upload(hsm.hsm_id, granted.blob, snapshot)
+        accepted = expect(
+            roster.call(hsm.hsm_id, m.JoinAccept(granted.grant, granted.blob)), m.Accepted
+        )
+        self._confirm_digest(controller, accepted, {donor, hsm.hsm_id})
+        change = m.JoinHsm(join, accepted.receipt)
+        controller.change(lambda _: change, request=f"join-{hsm.hsm_id}", author=donor)
+
+    def handshake(
+        self, controller: Controller, donor: str, hsm: HsmRow, cluster: str
+    ) -> tuple[m.Granted, SignedJoinRequest]:
+        """Let an empty HSM ask a member of `controller`'s cluster for the masking key."""
+        challenge = expect(controller.roster.call(donor, m.JoinChallenge()), m.Data).data
+        start = m.JoinStart(cluster, challenge)
+        own = self.controller(cluster).roster
+        try:
+            join = expect(own.call(hsm.hsm_id, start), m.SignedJoin).join
+        except OrchestratorError as exc:
+            if exc.code != "not-empty":
+                raise
+            self.start_over(hsm)  # an earlier attempt left a masking key without a state
+            join = expect(own.call(hsm.hsm_id, start), m.SignedJoin).join
+        return expect(controller.roster.call(donor, m.JoinGrant(join)), m.Granted), join
+
+    def start_over(self, hsm: HsmRow) -> None:
+        """Make an HSM that never became a member anew under the same id."""
+        row = self.records.cluster(hsm.cluster_id)
+        self.infrastructure.destroy_hsm(hsm.host, hsm.hsm_id)
+        self.infrastructure.create_hsm(hsm.host, hsm.hsm_id, row.hsm_type)
+
+    def _donor(self, cluster: str, joiner: str) -> str:
+        controller = self.controller(cluster)
+        heard = controller.roster.hear()
+        able = [h for h in controller.members(heard) if h in heard.welcomes and h != joiner]
+        if not able:
+            raise UnavailableError(f"no HSM of {cluster} is in reach to clone from")
+        donor = max(able, key=lambda hsm: heard.welcomes[hsm].seq)
+        controller.catch_up(donor)
+        return donor
+
+    def _confirm_digest(
+        self, controller: Controller, accepted: m.Accepted, known: set[str]
+    ) -> None:
+        """A second member confirms what the donor said, where there is one at that place."""
+        for hsm in controller.members(controller.roster.hear()):
+            if hsm in known:
+                continue
+            try:
+                said = expect(controller.roster.call(hsm, m.Digest()), m.StateDigest)
+            except OrchestratorError:
+                continue
+            if said.seq == accepted.seq and said.digest != accepted.digest:
+                raise RefusedError(
+                    "digest", f"{hsm} has another state at {said.seq} than the joiner was given"
+                )
+
+    def delete_hsm(
+        self, cluster: str, hsm_id: str, *, force: bool, compromised: bool = False
+    ) -> None:
+        """End an HSM's membership, zeroise it, and remove it from its host."""
+        row = self.records.hsm(hsm_id)
+        controller = self.controller(cluster)
+        heard = controller.roster.hear()
+        members = controller.members(heard)
+        others = [h for h in members if h != hsm_id]
+        alone = hsm_id in members and not others
+        phases = {w.phase for w in heard.welcomes.values()}
+        if alone and Phase.ACTIVE in phases and not force:
+            self._check_last(cluster)
+        if not members and len(self.records.hsms(cluster)) > 1 and not force:
+            raise UnavailableError(f"no HSM of {cluster} answers, so {hsm_id} cannot be removed")
+        self.records.set_hsm_state(hsm_id, HsmState.DELETE_IN_PROGRESS)
+        if others and hsm_id in members:
+            change = m.RemoveHsm(hsm_id, compromised)
+            author = next((h for h in others if h in heard.welcomes), None)
+            controller.change(lambda _: change, request=f"remove-{hsm_id}", author=author)
+            self.on_step(Step.HSM_REMOVED)
+        try:
+            controller.catch_up(hsm_id)
+            controller.roster.call(hsm_id, m.Zeroize())
+        except OrchestratorError:
+            pass  # out of reach, or alone: its directory goes with its keys
+        self.infrastructure.destroy_hsm(row.host, hsm_id)
+        self.on_step(Step.HSM_DESTROYED)
+        self.records.set_hsm_state(hsm_id, HsmState.DELETED)
+        self.publish_endpoints(cluster)
+
+    def _check_last(self, cluster: str) -> None:
+        """The last HSM takes the masking key with it: without recovery, every key is lost."""
+        from orchestrator.control.backups import Backups  # noqa: PLC0415  # stands on this
+
+        if self._warnings(cluster, ClusterState.ACTIVE):
+            raise RefusedError(
+                "last-hsm",
+                "this is the last HSM and there is no recovery key: every key of the cluster would "
+                "be lost. `cloister recovery create-shares` first, or --force",
+            )
+        Backups(self).create(cluster)
+
+    # --- what applications read ---
+
+    def published(self, cluster: str) -> Path:
+        """Return the directory of what applications read, made when there is none."""
+        directory = cluster_directory(self.home, cluster)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return directory
+
+    def publish_endpoints(self, cluster: str) -> None:
+        """Write where the cluster's HSMs are."""
+        rows = [row for row in self.records.hsms(cluster) if row.state == HsmState.ACTIVE]
+        where = self.infrastructure.hsm_directory
+        listed = Endpoints(
+            cluster,
+            tuple(Endpoint(r.hsm_id, str(where(r.host, r.hsm_id) / "agent.sock")) for r in rows),
+        )
+        publish(self.published(cluster) / "endpoints.json", msgspec.json.encode(listed))
+
+    # --- hosts and users ---
+
+    def host_views(self, cluster: str) -> list[HostView]:
+        """Return the hosts, and which of them the cluster has admitted with that very key."""
+        controller = self.controller(cluster)
+        admitted: dict[str, bytes] = {}
+        for hsm, welcome in controller.roster.hear().welcomes.items():
+            if welcome.cluster:
+                page = expect(controller.roster.call(hsm, m.ListMembers()), m.MemberPage)
+                admitted = {host.name: host.key for host in page.hosts}
+                break
+        return [
+            HostView(
+                info.name,
+                info.zone,
+                info.key,
+                "SHA256:" + hashlib.sha256(info.key).hexdigest()[:32],
+                admitted.get(info.name) == info.key,
+            )
+            for info in self.infrastructure.hosts()
+        ]
+
+    def users(self, cluster: str) -> tuple[m.UserView, ...]:
+        """Return the cluster's users as the most advanced HSM knows them."""
+        controller = self.controller(cluster)
+        heard = controller.roster.hear()
+        best = max(heard.welcomes, key=lambda h: heard.welcomes[h].seq, default=None)
+        if best is None:
+            raise UnavailableError(f"no HSM of {cluster} answers; see `cloister hsm list`")
+        return expect(controller.roster.call(best, m.ListUsers()), m.UserPage).users
+
+    def login(
+        self,
+        cluster: str,
+        role: Role,
+        name: str,
+        password: bytes,
+        trust_anchor: bytes | None = None,
+    ) -> Session:
+        """Log a user in."""
+        anchor = trust_anchor or read_anchor(self.home, cluster)
+        balancer = Balancer(cluster, anchor, endpoints_source(self.home, cluster), self.clock)
+        try:
+            return Session(balancer, self.clock, role, parse_user_name(name)).login(password)
+        except BaseException:
+            balancer.close()
+            raise
+
+    def changes(self, cluster: str, session: Session) -> Changes:
+        """Return what this user may change."""
+        anchor = read_anchor(self.home, cluster)
+        return Changes(self.controller(cluster), session, anchor, self.infrastructure.hosts)
+
+    def heal(self, cluster: str) -> list[str]:
+        """One pass over a cluster's HSMs; return what was done."""
+        row = self.records.cluster(cluster)
+        joined = any(h.state == HsmState.ACTIVE for h in self.records.hsms(cluster))
+        return self.controller(row.cluster_id).heal() if joined else []
+
+
+def _pem(certificate: bytes) -> bytes:
+    return load_certificate(certificate, "the trust anchor").public_bytes(Encoding.PEM)

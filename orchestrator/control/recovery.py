@@ -1,0 +1,130 @@
+"""A new cluster from a backup: with a living HSM of the family, or with the custodians' shares."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from orchestrator.client.session import expect
+from orchestrator.control.backups import Backups
+from orchestrator.control.plane import ControlPlane
+from orchestrator.control.records import ClusterRow, HsmRow
+from orchestrator.control.views import ClusterState, ClusterView, HsmState
+from orchestrator.model.errors import NotFoundError, OrchestratorError, RefusedError
+from orchestrator.model.ids import new_id
+from orchestrator.model.signatures import load_certificate
+from orchestrator.sealed.recovery import combine_shares, recovery_key, send_recovery_key
+from orchestrator.wire import messages as m
+from orchestrator.wire.files import publish
+
+
+class Recovery:
+    """Restores clusters from backups."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane, self._backups = plane, Backups(plane)
+
+    def recover(self, backup: str, mnemonics: Sequence[str], zone: str) -> ClusterView:
+        """Make a new cluster with one HSM from a backup and custodian shares.
+
+        On failure the half-made cluster is removed; the call can be repeated.
+        """
+        plane = self._plane
+        _, snapshot = self._backups.read(backup)
+        envelope = snapshot.manifest.envelope
+        if envelope is None:
+            raise RefusedError(
+                "no-envelope",
+                f"backup {backup} was made without a recovery key: only a living HSM of "
+                f"{snapshot.manifest.cluster} or of its clones can restore it",
+            )
+        key = recovery_key(combine_shares(mnemonics))
+        zones = sorted({host.zone for host in plane.infrastructure.hosts()})
+        host = next((h for h in plane.infrastructure.hosts() if h.zone == zone), None)
+        if host is None:
+            raise NotFoundError("availability zone", zone, f"there are {', '.join(zones)}")
+        manifest = snapshot.manifest
+        now = plane.clock.now_ms()
+        row = ClusterRow(
+            new_id("cluster", os.urandom),
+            manifest.hsm_type,
+            manifest.mode,
+            ",".join(zones),
+            ClusterState.UNINITIALIZED,
+            now,
+            backup,
+        )
+        hsm = HsmRow(
+            new_id("hsm", os.urandom), row.cluster_id, host.name, zone,
+            HsmState.CREATE_IN_PROGRESS, now,
+        )  # fmt: skip
+        plane.records.put_cluster(row)
+        plane.records.add_hsm(hsm)
+        try:
+            plane.infrastructure.create_hsm(hsm.host, hsm.hsm_id, row.hsm_type)
+            roster = plane.controller(row.cluster_id).roster
+            transport = expect(roster.call(hsm.hsm_id, m.RecoverStart()), m.Data).data
+            sent = send_recovery_key(key, transport)
+            roster.call(hsm.hsm_id, m.RecoverAccept(sent, envelope))
+            self._restore(row, hsm)
+        except OrchestratorError as exc:
+            self._undo(row, hsm)
+            if exc.code == "blob-refused":
+                raise RefusedError(
+                    "share-other-set", "these shares are not of this backup's recovery key"
+                ) from exc
+            raise
+        plane.records.set_hsm_state(hsm.hsm_id, HsmState.ACTIVE)
+        plane.publish_endpoints(row.cluster_id)
+        return plane.cluster(row.cluster_id)
+
+    def restore_from_clone(self, row: ClusterRow, hsm: HsmRow) -> None:
+        """Give a restored cluster's first HSM the masking key of a living HSM of the family."""
+        plane = self._plane
+        _, snapshot = self._backups.read(row.source_backup)
+        family = [
+            c.cluster_id
+            for c in plane.records.clusters()
+            if c.cluster_id == snapshot.manifest.cluster or c.source_backup == row.source_backup
+        ]
+        for cluster in family:
+            if cluster == row.cluster_id:
+                continue
+            controller = plane.controller(cluster)
+            heard = controller.roster.hear()
+            living = [h for h in controller.members(heard) if h in heard.welcomes]
+            if not living:
+                continue
+            granted, _ = plane.handshake(controller, living[0], hsm, row.cluster_id)
+            own = plane.controller(row.cluster_id).roster
+            expect(own.call(hsm.hsm_id, m.JoinAccept(granted.grant, "")), m.Accepted)
+            self._restore(row, hsm)
+            return
+        raise RefusedError(
+            "no-living-hsm",
+            f"no HSM of {snapshot.manifest.cluster} or of its clones answers; use "
+            f"`cloister recovery recover {row.source_backup}` with the custodians' shares",
+        )
+
+    def _restore(self, row: ClusterRow, hsm: HsmRow) -> None:
+        plane = self._plane
+        data, snapshot = self._backups.read(row.source_backup)
+        controller = plane.controller(row.cluster_id)
+        controller.roster.upload(hsm.hsm_id, row.source_backup, data)
+        request = f"restore-{row.cluster_id}"
+        change = m.RestoreCluster(row.cluster_id, row.source_backup)
+        reply = controller.roster.call(hsm.hsm_id, m.Prepare(b"", request, change, 0))
+        if controller.ledger.find(request) is None:
+            controller.ledger.commit(expect(reply, m.Prepared).entry, is_base=True)
+        plane.offer_first(row.cluster_id, hsm.hsm_id)
+        directory = plane.published(row.cluster_id)
+        anchor = load_certificate(snapshot.manifest.trust_anchor, "the trust anchor")
+        publish(directory / "anchor.pem", anchor.public_bytes(Encoding.PEM))
+
+    def _undo(self, row: ClusterRow, hsm: HsmRow) -> None:
+        plane = self._plane
+        plane.infrastructure.destroy_hsm(hsm.host, hsm.hsm_id)
+        plane.records.set_hsm_state(hsm.hsm_id, HsmState.DELETED)
+        plane.delete_cluster(row.cluster_id)

@@ -1,0 +1,216 @@
+"""Objects in a SoftHSM token: made, derived, unwrapped, and gone again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from pkcs11 import (
+    KDF,
+    Attribute,
+    MechanismFlag,
+    ObjectClass,
+    PKCS11Error,
+)
+from pkcs11 import (
+    KeyType as CkKeyType,
+)
+from pkcs11 import (
+    Mechanism as Ck,
+)
+from pkcs11.constants import DEFAULT
+from pkcs11.util.ec import encode_named_curve_parameters
+
+from orchestrator.model.errors import MechanismUnavailableError
+from orchestrator.model.key_spec import Curve, KeySpec, KeyType
+from orchestrator.model.profile import FirmwareProfile, Mechanism
+from orchestrator.tokens import _requests as requests
+from orchestrator.tokens._pkcs11_library import Library, key_on, octet_string
+
+NOT_FOR_US: Final = "not encrypted to this HSM's transport key: ask it for a new point"
+P256: Final = encode_named_curve_parameters("1.2.840.10045.3.1.7")
+P384: Final = encode_named_curve_parameters("1.3.132.0.34")
+STAYS: Final = {
+    Attribute.PRIVATE: True,
+    Attribute.SENSITIVE: True,
+    Attribute.EXTRACTABLE: False,
+}
+LEAVES_WRAPPED: Final = STAYS | {Attribute.EXTRACTABLE: True}
+NO_USE: Final = MechanismFlag(0)
+_CURVES: Final = {Curve.P256: (P256, ec.SECP256R1())}
+_CK_KEY_TYPES: Final = {
+    KeyType.AES: CkKeyType.AES,
+    KeyType.GENERIC_SECRET: CkKeyType.GENERIC_SECRET,
+    KeyType.RSA: CkKeyType.RSA,
+    KeyType.EC: CkKeyType.EC,
+}
+_SECRETS: Final = frozenset({KeyType.AES, KeyType.GENERIC_SECRET})
+
+
+class _Undoable(Protocol):
+    """Something opened that a failure must close again."""
+
+    def close(self) -> object:
+        """Close it."""
+
+
+@contextmanager
+def undone(opened: _Undoable) -> Iterator[None]:
+    """Close `opened` if what follows fails."""
+    try:
+        yield
+    except BaseException:
+        opened.close()
+        raise
+
+
+def load_library(conf: Path, profile: FirmwareProfile) -> Library:
+    """Load the first of the profile's modules that exists, on the token of this configuration."""
+    os.environ["SOFTHSM2_CONF"] = str(conf)  # SoftHSM reads it once, at C_Initialize
+    for module in profile.modules:
+        if Path(module).exists():
+            return Library(module)
+    raise MechanismUnavailableError(
+        profile.name, f"module ({', '.join(profile.modules)}); install the package softhsm2"
+    )
+
+
+@contextmanager
+def destroyed(key: Any) -> Iterator[Any]:  # noqa: ANN401  # a python-pkcs11 object
+    """Destroy a session object at the end."""
+    try:
+        yield key
+    finally:
+        with suppress(PKCS11Error):
+            key.destroy()
+
+
+def raw(value: Any) -> bytes:  # noqa: ANN401  # what the untyped library returns
+    """Return the library's answer as bytes."""
+    return bytes(value)
+
+
+def ec_pair(
+    session: Any,  # noqa: ANN401  # pkcs11.Session
+    curve: bytes,
+    use: MechanismFlag,
+    private: Mapping[Attribute, object],
+    label: str = "",
+) -> tuple[bytes, Any]:
+    """Make a pair, stored when it has a label; return the public point and the private key."""
+    domain = session.create_domain_parameters(
+        CkKeyType.EC, {Attribute.EC_PARAMS: curve}, local=True
+    )
+    public, key = domain.generate_keypair(
+        store=bool(label),
+        label=f"{label} public" if label else None,
+        capabilities=use,
+        public_template={Attribute.PRIVATE: False},
+        private_template=dict(private) | ({Attribute.LABEL: label} if label else {}),
+    )
+    found = point_of(public)
+    if not label:
+        public.destroy()
+    return found, key
+
+
+def point_of(public: Any) -> bytes:  # noqa: ANN401  # pkcs11.PublicKey
+    """Return a public key's point: EC_POINT is a DER OCTET STRING."""
+    encoded = raw(public[Attribute.EC_POINT])
+    return encoded[2:] if encoded[1] < 0x80 else encoded[3:]  # noqa: PLR2004  # DER long form
+
+
+def spki(public: ec.EllipticCurvePublicKey | rsa.RSAPublicKey) -> bytes:
+    """Return DER SubjectPublicKeyInfo."""
+    return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def derive(  # noqa: PLR0913, PLR0917  # C_DeriveKey's own parameters
+    session: Any,  # noqa: ANN401  # pkcs11.Session
+    key: int,
+    point: bytes,
+    key_type: CkKeyType,
+    use: MechanismFlag,
+    template: Mapping[Attribute, object],
+) -> Any:  # noqa: ANN401  # pkcs11.SecretKey
+    """Derive a 256-bit session key by ECDH; the x coordinate keeps its last 32 bytes."""
+    return key_on(session, key).derive_key(
+        key_type,
+        256,
+        capabilities=use,
+        mechanism=Ck.ECDH1_DERIVE,
+        mechanism_param=(KDF.NULL, None, octet_string(point)),
+        template=dict(template),
+    )
+
+
+@contextmanager
+def kek(session: Any, private: int, point: bytes, use: MechanismFlag) -> Iterator[Any]:  # noqa: ANN401
+    """Derive the AES key that both sides of a transport share; it can do `use` alone."""
+    with destroyed(derive(session, private, point, CkKeyType.AES, use, STAYS)) as key:
+        yield key
+
+
+def unwrap(wrapper: Any, blob: bytes, spec: KeySpec, use: MechanismFlag) -> Any:  # noqa: ANN401
+    """Unwrap a blob to a non-extractable session key."""
+    template: dict[Attribute, object] = dict(STAYS)
+    is_secret = spec.type in _SECRETS
+    if not is_secret:
+        # The library sends every capability; a private key must not have these at all.
+        template |= {Attribute.ENCRYPT: DEFAULT, Attribute.VERIFY: DEFAULT, Attribute.WRAP: DEFAULT}
+        if spec.type is not KeyType.RSA:
+            template |= {Attribute.UNWRAP: DEFAULT, Attribute.DECRYPT: DEFAULT}
+    return wrapper.unwrap_key(
+        ObjectClass.SECRET_KEY if is_secret else ObjectClass.PRIVATE_KEY,
+        _CK_KEY_TYPES[spec.type],
+        blob,
+        mechanism=Ck.AES_KEY_WRAP_PAD,
+        store=False,
+        capabilities=use,
+        template=template,
+    )
+
+
+def generate(session: Any, spec: KeySpec) -> tuple[Any, bytes, bytes]:  # noqa: ANN401
+    """Make a session key that may leave wrapped; return it, its public half and check value."""
+    if spec.type in _SECRETS:
+        is_aes = spec.type is KeyType.AES
+        key = session.generate_key(
+            _CK_KEY_TYPES[spec.type],
+            spec.bits,
+            mechanism=Ck.AES_KEY_GEN if is_aes else Ck.GENERIC_SECRET_KEY_GEN,
+            store=False,
+            capabilities=MechanismFlag.ENCRYPT if is_aes else MechanismFlag.SIGN,
+            template=LEAVES_WRAPPED,
+        )
+        check = raw(key.encrypt(bytes(16), mechanism=Ck.AES_ECB))[:3] if is_aes else b""
+        return key, b"", check
+    if spec.type is KeyType.EC:
+        if spec.curve is None:
+            raise MechanismUnavailableError("", f"{Mechanism.EC_KEY_PAIR_GEN} without a curve")
+        parameters, curve = _CURVES[spec.curve]
+        point, key = ec_pair(session, parameters, MechanismFlag.SIGN, LEAVES_WRAPPED)
+        public = spki(requests.check_point(point, curve))
+    else:
+        made, key = session.generate_keypair(
+            CkKeyType.RSA,
+            spec.bits,
+            store=False,
+            capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY,
+            public_template={
+                Attribute.PUBLIC_EXPONENT: spec.public_exponent.to_bytes(
+                    (spec.public_exponent.bit_length() + 7) // 8, "big"
+                )
+            },
+            private_template=LEAVES_WRAPPED,
+        )
+        modulus = int.from_bytes(raw(made[Attribute.MODULUS]), "big")
+        made.destroy()
+        public = spki(rsa.RSAPublicNumbers(spec.public_exponent, modulus).public_key())
+    return key, public, hashlib.sha1(public, usedforsecurity=False).digest()[:3]
