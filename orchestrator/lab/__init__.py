@@ -1,0 +1,1 @@
+"""The embedded lab: availability zones, hosts and HSM processes on one machine."""

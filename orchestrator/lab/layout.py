@@ -1,0 +1,133 @@
+"""Where the embedded lab keeps its state: a home that is its owner's alone."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import stat
+from pathlib import Path
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from orchestrator.client.directory import default_home
+from orchestrator.control.hosts import HostInfo
+from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
+from orchestrator.wire.files import fsync_directory, publish
+
+ZONES_MAX: Final = 10
+
+
+def home() -> Path:
+    """Return the state directory (CLOISTER_HOME, or in the XDG data directory)."""
+    return default_home()
+
+
+def check_home(path: Path) -> Path:
+    """Make the home (mode 0700), or check that it is ours alone.
+
+    Raises:
+        RefusedError: it belongs to another user, or others may enter it.
+    """
+    if not path.exists():
+        path.mkdir(mode=0o700, parents=True)
+        fsync_directory(path.parent)
+    found = path.stat()
+    if not path.is_dir():
+        raise RefusedError("home", f"{path} is no directory; set CLOISTER_HOME to another")
+    if found.st_uid != os.getuid():
+        raise RefusedError("home", f"{path} belongs to user {found.st_uid}; set CLOISTER_HOME")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        raise RefusedError("home", f"{path} is open to others; `chmod 700 {path}`")
+    return path
+
+
+class Layout:
+    """Paths of one home, and what stands at them."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.lab = home / "lab"
+        self.hosts_directory = self.lab / "hosts"
+        self.socket, self.lock = self.lab / "supervisor.sock", self.lab / "supervisor.lock"
+        self.log = self.lab / "supervisor.log"
+
+    def prepare(self, zones: int) -> None:
+        """Make zones and hosts, each with a key of its own; what stands is kept."""
+        if not 1 <= zones <= ZONES_MAX:
+            raise UsageError(f"a lab has 1 to {ZONES_MAX} availability zones")
+        check_home(self.home)
+        self.hosts_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for letter in "abcdefghij"[:zones]:
+            directory = self.hosts_directory / f"host-1{letter}"
+            if directory.exists():
+                continue
+            draft = self.hosts_directory / f".draft-host-1{letter}"
+            shutil.rmtree(draft, ignore_errors=True)
+            (draft / "hsms").mkdir(mode=0o700, parents=True)
+            key = Ed25519PrivateKey.generate()
+            pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+            publish(draft / "host_key.pem", pem)
+            public = base64.b64encode(key.public_key().public_bytes_raw())
+            publish(draft / "host_key.pub", public + b"\n")
+            publish(draft / "zone", f"lab-1{letter}\n".encode())
+            draft.rename(directory)  # the host appears whole
+            fsync_directory(self.hosts_directory)
+
+    def hosts(self) -> list[HostInfo]:
+        """Return the hosts by name."""
+        found = []
+        if not self.hosts_directory.is_dir():
+            return []
+        for directory in sorted(self.hosts_directory.glob("host-*")):
+            key = base64.b64decode((directory / "host_key.pub").read_bytes())
+            zone = (directory / "zone").read_text().strip()
+            found.append(HostInfo(directory.name, zone, key))
+        return found
+
+    def hsms_directory(self, host: str) -> Path:
+        """Return where a host's HSMs are."""
+        directory = self.hosts_directory / host
+        if directory.parent != self.hosts_directory or not directory.is_dir():
+            raise NotFoundError("host", host, "see `cloister host list`")
+        return directory / "hsms"
+
+    def hsm_directory(self, host: str, hsm: str) -> Path:
+        """Return an HSM's directory, whether it stands or not."""
+        return self.hsms_directory(host) / hsm
+
+    def all_hsms(self) -> list[tuple[str, Path]]:
+        """Return (host, directory) of every HSM that was made whole."""
+        return [
+            (host.name, directory)
+            for host in self.hosts()
+            for directory in sorted(self.hsms_directory(host.name).glob("hsm-*"))
+        ]
+
+    def make_hsm(self, host: str, hsm: str, profile: str) -> None:
+        """Make an HSM's directory; it appears whole, and what stands is kept."""
+        target = self.hsm_directory(host, hsm)
+        if target.exists():
+            return
+        zone = next(info.zone for info in self.hosts() if info.name == host)
+        draft = target.with_name(f".draft-{hsm}")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(mode=0o700)
+        key = str(target.parent.parent / "host_key.pem")
+        config = {"hsm": hsm, "host": host, "zone": zone, "profile": profile, "host_key": key}
+        publish(draft / "hsm.json", json.dumps(config).encode())
+        draft.rename(target)
+        fsync_directory(target.parent)
+
+    def remove_hsm(self, host: str, hsm: str) -> None:
+        """Remove an HSM's directory: first out of sight, then for good."""
+        target = self.hsm_directory(host, hsm)
+        trash = target.with_name(f".trash-{hsm}")
+        if target.exists():
+            shutil.rmtree(trash, ignore_errors=True)
+            target.rename(trash)
+            fsync_directory(target.parent)
+        shutil.rmtree(trash, ignore_errors=True)
