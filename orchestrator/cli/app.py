@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import cast
 
 import typer
 import typer.main
+from typer.core import TyperGroup
 
 from orchestrator.cli import (
     audit,
@@ -25,11 +26,8 @@ from orchestrator.cli import (
 )
 from orchestrator.cli.command import Group
 
-if TYPE_CHECKING:
-    from typer._click import Command as ClickCommand
 
-
-def build() -> ClickCommand:
+def build() -> TyperGroup:
     """Build the whole tree; nothing heavy is loaded for it."""
     app = typer.Typer(
         name="cloister",
@@ -42,4 +40,4 @@ def build() -> ClickCommand:
         app.add_typer(part.app)
     for single in (login_check, doctor, demo):
         single.register(app)
-    return typer.main.get_command(app)
+    return cast(TyperGroup, typer.main.get_command(app))

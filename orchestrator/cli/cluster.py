@@ -48,7 +48,7 @@ def create(
     """
     backup = call.backup(source_backup) if source_backup else None
     view = call.plane.create_cluster(hsm_type, tuple(az or ()), mode, backup)
-    call.show({"cluster": view}, next_step=next_steps.after(view, ()))
+    call.show(view, next_step=next_steps.after(view, ()))
 
 
 @command(app, "list")
@@ -64,7 +64,7 @@ def describe(call: Invocation) -> None:
     """Show one cluster, its HSMs, and what is wrong with it."""
     view = call.plane.cluster(call.cluster_id)
     hosts = call.plane.host_views(call.cluster_id)
-    call.show({"cluster": view}, next_step=next_steps.after(view, hosts))
+    call.show(view, next_step=next_steps.after(view, hosts))
 
 
 @command(app, "csr", CLUSTER)
@@ -107,7 +107,7 @@ def initialize(
     certificate, anchor = files.read(signed_cert), files.read(trust_anchor)
     with call.progress("Initialising"):
         view = call.plane.initialize(call.cluster_id, certificate, anchor)
-    call.show({"cluster": view}, next_step=next_steps.after(view, ()))
+    call.show(view, next_step=next_steps.after(view, ()))
 
 
 @command(app, "activate", CLUSTER)
@@ -134,8 +134,8 @@ def verify(call: Invocation) -> None:
     Exits with 1 when anything differs.
     """
     with call.progress("Verifying"):
-        found = call.plane.verify(call.cluster_id)
-    call.show({"verification": found})
+        found = call.inspection.verify(call.cluster_id)
+    call.show(found)
     if not found.is_consistent:
         problems = "; ".join(found.problems) or "an HSM does not agree"
         raise RefusedError("inconsistent", f"{found.cluster_id} is not consistent: {problems}")
@@ -147,12 +147,12 @@ def adopt(call: Invocation, *, hsm: HsmOption = None) -> None:
 
     Of chains that truly differ, --hsm names the HSM whose chain goes on.
     """
-    cluster = call.cluster_id
-    chosen = call.hsm(hsm)[1] if hsm else None
-    call.confirm(f"Replace the ledger of {cluster} by what its HSMs hold?")
+    # Neither is resolved: the records that ids are looked up in may be what was lost.
+    cluster = call.cluster_prefix
+    call.confirm(f"Replace the ledger of {cluster or 'the cluster'} by what its HSMs hold?")
     with call.progress("Adopting"):
-        report = call.plane.adopt(cluster, chosen)
-    call.show({"adoption": report}, next_step="cluster verify")
+        report = call.inspection.adopt(cluster, hsm)
+    call.show(report, next_step="cluster verify")
 
 
 @command(app, "delete", Needs(cluster=True, confirmation=True))

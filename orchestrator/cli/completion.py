@@ -9,9 +9,9 @@ from pathlib import Path
 
 def _names(pattern: str) -> Iterator[Path]:
     with suppress(Exception):  # a broken home must not break the shell's prompt
-        from orchestrator.lab import layout
+        from orchestrator.client.directory import default_home
 
-        yield from sorted(layout.home().glob(pattern))
+        yield from sorted(default_home().glob(pattern))
 
 
 def clusters() -> list[str]:

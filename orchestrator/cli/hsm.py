@@ -39,7 +39,7 @@ def create(
     with call.progress(f"Creating an HSM in {az}"):
         view = call.plane.create_hsm(call.cluster_id, az, host=host)
     cluster, hosts = call.plane.cluster(call.cluster_id), call.plane.host_views(call.cluster_id)
-    call.show({"hsm": view}, next_step=next_steps.after(cluster, hosts))
+    call.show(view, next_step=next_steps.after(cluster, hosts))
 
 
 @command(app, "list", CLUSTER)

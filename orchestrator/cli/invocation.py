@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,8 +19,12 @@ from orchestrator.model.roles import Role
 
 if TYPE_CHECKING:
     from orchestrator.client.session import Session
+    from orchestrator.control.backups import Backups
     from orchestrator.control.changes import Changes
+    from orchestrator.control.inspection import Inspection
     from orchestrator.control.plane import ControlPlane
+    from orchestrator.control.recovery import Recovery
+    from orchestrator.model.profile import FirmwareProfile
 
 
 class OutputFormat(StrEnum):
@@ -34,10 +38,10 @@ class Services:
     """What commands stand on, loaded when first used: `--help` must not wait for it."""
 
     def home(self) -> Path:
-        """Return the state directory."""
-        from orchestrator.lab import layout
+        """Return the state directory, made if there is none yet."""
+        from orchestrator.lab.layout import check_home, home
 
-        return layout.home()
+        return check_home(home())
 
     def plane(self) -> ControlPlane:
         """Open the control plane on the embedded lab's hosts."""
@@ -47,9 +51,33 @@ class Services:
         home = self.home()
         return ControlPlane.open(home, LabHosts(home))
 
+    def backups(self, plane: ControlPlane) -> Backups:
+        """Return the vault."""
+        from orchestrator.control.backups import Backups
+
+        return Backups(plane)
+
+    def inspection(self, plane: ControlPlane) -> Inspection:
+        """Return what verifies clusters."""
+        from orchestrator.control.inspection import Inspection
+
+        return Inspection(plane)
+
+    def recovery(self, plane: ControlPlane) -> Recovery:
+        """Return what restores clusters."""
+        from orchestrator.control.recovery import Recovery
+
+        return Recovery(plane)
+
+    def profiles(self) -> dict[str, FirmwareProfile]:
+        """Return the firmware profiles."""
+        from orchestrator.control.profiles import load_profiles
+
+        return load_profiles()
+
     def lab(self) -> ModuleType:
         """Return the embedded lab's functions."""
-        from orchestrator import lab
+        from orchestrator.lab import lab
 
         return lab
 
@@ -79,7 +107,7 @@ class Invocation:
         self.given_login = starting.login
         self.is_json = output is OutputFormat.JSON
         self.request = request
-        self._cluster_prefix = cluster_id
+        self.cluster_prefix = cluster_id
         self._pin_file = pin_file
         self._yes = yes
         self._open = ExitStack()
@@ -105,18 +133,28 @@ class Invocation:
         return plane
 
     @cached_property
+    def backups(self) -> Backups:
+        """The vault."""
+        return self.services.backups(self.plane)
+
+    @cached_property
+    def inspection(self) -> Inspection:
+        """What verifies clusters."""
+        return self.services.inspection(self.plane)
+
+    @cached_property
     def cluster_id(self) -> ClusterId:
         """The chosen cluster."""
-        return self.plane.resolve_cluster(self._cluster_prefix)
+        return self.plane.records.resolve_cluster(self.cluster_prefix)
 
     def hsm(self, prefix: str) -> tuple[ClusterId, HsmId]:
         """Return the HSM whose id starts with `prefix`, and its cluster."""
-        cluster = self.cluster_id if self._cluster_prefix else None
-        return self.plane.resolve_hsm(cluster, prefix)
+        cluster = self.cluster_id if self.cluster_prefix else None
+        return self.plane.records.resolve_hsm(cluster, prefix)
 
     def backup(self, prefix: str) -> BackupId:
         """Return the backup whose id starts with `prefix`."""
-        return self.plane.resolve_backup(prefix)
+        return self.plane.records.resolve_backup(prefix)
 
     def login(self, natural: Role | None) -> credentials.Login:
         """Find out who acts; `natural` is the role this command is for."""
@@ -154,17 +192,29 @@ class Invocation:
             sys.stderr.write(f"warning: {text}\n")
 
     def show(
-        self, data: Mapping[str, object], *, columns: Sequence[str] = (), next_step: str = ""
+        self,
+        data: object,
+        *,
+        brief: object = None,
+        columns: Sequence[str] = (),
+        next_step: str = "",
     ) -> None:
-        """Show the result, and in tables the command that usually comes next."""
+        """Show the result.
+
+        Args:
+            data: what JSON output holds.
+            brief: what tables show instead, where `data` is too long to read.
+            columns: see `render.write_tables`.
+            next_step: the command that usually comes next; tables end with it.
+        """
         if self.is_json:
             render.write_json(data, sys.stdout)
             return
-        render.write_tables(data, columns, sys.stdout)
+        render.write_tables(brief or data, columns, sys.stdout)
         if next_step:
             self.show_next(next_step, sys.stdout)
 
     def show_next(self, step: str, out: TextIO) -> None:
         """Name the command that usually comes next, for the same cluster."""
-        chosen = f" --cluster-id {self._cluster_prefix}" if self._cluster_prefix else ""
+        chosen = f" --cluster-id {self.cluster_prefix}" if self.cluster_prefix else ""
         out.write(f"\nnext: cloister {step}{chosen}\n")

@@ -1,7 +1,7 @@
 """Results as one JSON object, or as tables.
 
-Whatever a command returns is first made plain (`plain`): what a table shows and what JSON holds
-are the same fields. Rich is loaded only on a terminal; elsewhere tables are aligned text.
+Whatever a command returns is first made plain (`plain`), so tables and JSON name fields alike.
+Rich is loaded only on a terminal; elsewhere tables are aligned text.
 """
 
 from __future__ import annotations
@@ -37,27 +37,26 @@ def plain(value: object) -> Plain:
     return str(value)  # paths
 
 
-def write_json(data: Mapping[str, object], out: TextIO) -> None:
+def write_json(data: object, out: TextIO) -> None:
     """Write one object and a newline."""
-    json.dump(plain(data), out, indent=2, ensure_ascii=False)
-    out.write("\n")
+    out.write(json.dumps(plain(data), indent=2, ensure_ascii=False) + "\n")
 
 
-def write_json_line(data: Mapping[str, object], out: TextIO) -> None:
+def write_json_line(data: object, out: TextIO) -> None:
     """Write one object on one line."""
     out.write(json.dumps(plain(data), ensure_ascii=False) + "\n")
 
 
-def write_tables(data: Mapping[str, object], columns: Sequence[str], out: TextIO) -> None:
+def write_tables(data: object, columns: Sequence[str], out: TextIO) -> None:
     """Write scalars as a list of fields, every list of objects as a table, sentences as lines.
 
     Args:
-        data: the same object that JSON output shows.
+        data: a mapping, dataclass or struct.
         columns: which fields of a list's objects to show, dotted when nested; empty for all.
         out: where to.
     """
     made = plain(data)
-    assert isinstance(made, dict)  # noqa: S101  # plain() of a mapping
+    assert isinstance(made, dict)  # noqa: S101  # results are objects
     flat = dict(_flatten(made))
     fields = [(n, _cell(n, v)) for n, v in flat.items() if not _is_block(v)]
     if fields:

@@ -149,6 +149,10 @@ class Session:
             self._homes.get(ref, hsm),
         ).data
 
+    def sign_request(self, ref: int, mechanism: SignMechanism, digest: bytes) -> m.Sign:
+        """Return the request that `sign` would send, for one HSM that the caller chooses."""
+        return m.Sign(self.ticket(), self._seen, ref, mechanism, digest)
+
     def sign_data(
         self,
         key: Key,

@@ -261,9 +261,21 @@ def receipt_digest(join: e.SignedJoinRequest) -> bytes:
 def check_join(state: State, join: e.SignedJoinRequest) -> e.JoinRequest:
     """Check that an admitted host and the HSM itself ask to join; return the request."""
     request = e.decode(e.JoinRequest, join.request, "join request")
-    host = state.host(request.host)
-    check_ed25519(host.key, digest_of("join-host", join.request), join.host_signature,
-                  f"join request of host {request.host}")  # fmt: skip
+    name = request.host
+    if name not in state.tables[Table.HOSTS]:
+        raise RefusedError(
+            "host-not-admitted",
+            f"{name} is not admitted; an admin does: `cloister host admit {name}`",
+        )
+    host_digest = digest_of("join-host", join.request)
+    try:
+        check_ed25519(state.host(name).key, host_digest, join.host_signature, f"host {name}")
+    except TamperedError as exc:
+        raise RefusedError(
+            "host-key-changed",
+            f"{name} signs with another key than the one that was admitted; if the host was made "
+            f"anew, an admin admits it again: `cloister host admit {name}`",
+        ) from exc
     check_ecdsa(request.identity, digest_of("join", join.request), join.identity_signature,
                 f"join request of {request.hsm}")  # fmt: skip
     return request

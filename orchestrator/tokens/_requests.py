@@ -24,6 +24,7 @@ PLAINTEXT_BYTES_MAX: Final = 1 << 20
 AAD_BYTES_MAX: Final = 1 << 16
 NONCE_BYTES: Final = 12
 TAG_BYTES: Final = 16
+_BLOB_BYTES_MIN, _BLOB_BYTES_MAX = 16, 16_384
 
 _DIGEST_INFO: Final = {  # RFC 8017 §9.2, note 1
     HashFunction.SHA1: bytes.fromhex("3021300906052b0e03021a05000414"),
@@ -66,6 +67,12 @@ def check_sign(
             raise UsageError(f"a PSS salt has 0 to {salt_max} bytes here")
 
 
+def check_identity_digest(digest: bytes) -> None:
+    """Raise UsageError unless `digest` is a SHA-256 digest."""
+    if len(digest) != DIGEST_BYTES[HashFunction.SHA256]:
+        raise UsageError(f"an identity signs 32-byte digests, not {len(digest)} bytes")
+
+
 def check_random(count: int) -> None:
     """Raise UsageError unless `count` bytes may be drawn at once."""
     if not 1 <= count <= RANDOM_BYTES_MAX:
@@ -102,5 +109,5 @@ def check_blob_length(blob: bytes, spec: KeySpec) -> None:
     if spec.type in {KeyType.AES, KeyType.GENERIC_SECRET}:
         if len(blob) != 8 + (spec.bits // 8 + 7) // 8 * 8:  # RFC 5649 §3
             raise BlobRefusedError(f"this blob holds no {spec.type} key of {spec.bits} bits")
-    elif not 16 <= len(blob) <= 16_384:
+    elif not _BLOB_BYTES_MIN <= len(blob) <= _BLOB_BYTES_MAX:
         raise BlobRefusedError("this blob is no wrapped private key: its length is wrong")

@@ -119,7 +119,9 @@ class _Loaded:
 class SoftHsmStore:
     """TokenStore over one SoftHSM token in a directory of its own."""
 
-    def __init__(self, place: TokenDirectory, library: Library, pin: Pin, profile: FirmwareProfile) -> None:
+    def __init__(
+        self, place: TokenDirectory, library: Library, pin: Pin, profile: FirmwareProfile
+    ) -> None:
         """Use `create` or `open`."""
         self._place, self._library, self._profile = place, library, profile
         token = library.token(_LABEL)

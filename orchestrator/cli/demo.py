@@ -1,0 +1,24 @@
+"""`cloister demo`: the main job from nothing to restored, measured."""
+
+from __future__ import annotations
+
+import typer
+
+from orchestrator.cli.command import command
+from orchestrator.cli.invocation import Invocation
+from orchestrator.model.errors import RefusedError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @command(app, "demo")
+    def demo(call: Invocation) -> None:
+        """Run the main job on real tokens, in a temporary home, and show what was measured.
+
+        Exits with 1 when a step fails; leaves no process and no file behind.
+        """
+        report = call.services.demo()(call.say)
+        call.show(report)
+        if not report.is_successful:
+            raise RefusedError("demo-failed", "a step of the demo failed; see the table")
