@@ -72,7 +72,7 @@ class Caller:
 class Core:
     """State n of this HSM, and the step to n+1."""
 
-    def __init__(  # noqa: PLR0913  # the collaborators of an HSM, each given once
+    def __init__(  # the collaborators of an HSM, each given once
         self,
         config: HsmConfig,
         profile: FirmwareProfile,

@@ -32,7 +32,6 @@ from orchestrator.model.steps import Step
 from orchestrator.sealed.snapshot import (
     FORMAT_VERSION,
     SNAPSHOT_BYTES_MAX,
-    Envelope,
     Manifest,
     Snapshot,
     open_snapshot,
@@ -166,7 +165,7 @@ class Joining:
         meta, envelope = state.meta, None
         if meta.recovery_point and purpose == "backup":
             transport = core.store.wrap_masking_key(meta.recovery_point)
-            envelope = Envelope(transport.point, transport.wrapped)
+            envelope = e.Envelope(transport.point, transport.wrapped)
         counts = tuple((str(table), len(rows)) for table, rows in state.tables.items())
         draft = Manifest(
             version=FORMAT_VERSION,

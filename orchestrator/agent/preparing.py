@@ -117,7 +117,7 @@ class Preparing:
         """Drop the work of a request that has been committed."""
         self._works.pop(request, None)
 
-    def _work(  # noqa: PLR0911, PLR0912  # one case per kind of change, all straight
+    def _work(  # one case per kind of change, all straight
         self, asked: m.ChangeRequest, caller: Caller
     ) -> tuple[e.Change, Secrets | None, str]:
         core, actor = self._core, caller.actor

@@ -84,7 +84,7 @@ class Connection:
             self._open = False
             with contextlib.suppress(OSError):
                 self._reply(0, refusal_of(exc))  # number 0: the stream itself is broken
-        except Exception:
+        except Exception:  # noqa: BLE001  # one connection, not the HSM
             # A bug, or an audit log that cannot be written: this connection ends, unanswered.
             self._open = False
             _log.exception("connection closed on an unexpected error")

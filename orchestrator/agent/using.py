@@ -75,7 +75,7 @@ class Using:
             except NotFoundError:
                 keys = []
         else:
-            keys = self._core.state.keys()
+            keys = self._core.state.all_keys()
         keys += [key for key, login in caller.peer.session_keys.values() if login == caller.login]
         found = [
             key

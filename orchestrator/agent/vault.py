@@ -142,7 +142,7 @@ class Vault:
         self._db.execute("DELETE FROM entries")
         self._write_rows(state.rows(), state.seq)
 
-    def commit(  # noqa: PLR0913  # one transaction, all of it
+    def commit(  # one transaction, all of it
         self,
         entry: Entry,
         request: str,

@@ -17,7 +17,7 @@ def list_(call: Invocation, *, hsm: HsmOption = None) -> None:
     """Show the audit log of one HSM, or of all that answer, oldest first."""
     cluster, plane = call.cluster_id, call.plane
     if hsm:
-        chosen = [plane.records.resolve_hsm(cluster, hsm)[1]]
+        chosen = [str(plane.records.resolve_hsm(cluster, hsm)[1])]
     else:
         chosen = [view.hsm_id for view in plane.hsms(cluster) if view.seq is not None]
     records = [

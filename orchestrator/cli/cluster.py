@@ -48,6 +48,7 @@ def create(
     """
     backup = call.backup(source_backup) if source_backup else None
     view = call.plane.create_cluster(hsm_type, tuple(az or ()), mode, backup)
+    call.go_on_with(view.cluster_id)
     call.show(view, next_step=next_steps.after(view, ()))
 
 
@@ -89,17 +90,16 @@ def initialize(
     signed_cert: Annotated[Path, typer.Option(metavar="FILE", help="The CSR, signed (PEM).")],
     trust_anchor: Annotated[Path, typer.Option(metavar="FILE", help="Your CA's certificate.")],
 ) -> None:
-    """Give the cluster the certificate that your CA signed.
+    r"""Give the cluster the certificate that your CA signed.
 
     Clients trust exactly the HSMs that stand under this CA, and it cannot be
-    replaced later: keep its key well. A throw-away CA of your own:
+    replaced later: keep its key well. A CA of your own, and its signature:
 
       cloister cluster csr > cluster.csr
-      openssl req -x509 -newkey rsa:2048 -sha256 -days 3650 -subj /CN=my-ca \\
-              -keyout ca.key -out ca.crt
-      openssl x509 -req -sha256 -days 3650 -in cluster.csr \\
-              -CA ca.crt -CAkey ca.key -CAcreateserial -out cluster.crt
-      openssl verify -CAfile ca.crt cluster.crt
+      openssl genrsa -aes256 -out ca.key 3072
+      openssl req -x509 -new -key ca.key -sha256 -days 3650 -subj /CN=my-ca -out ca.crt
+      openssl x509 -req -in cluster.csr -CA ca.crt -CAkey ca.key -set_serial 1 -days 3650 \
+        -sha256 -out cluster.crt
 
     Example:
       cloister cluster initialize --signed-cert cluster.crt --trust-anchor ca.crt

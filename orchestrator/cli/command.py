@@ -104,16 +104,15 @@ def command(
                 body(call, **given)  # type: ignore[call-arg]  # Typer gives what `own` says
 
         keyword = inspect.Parameter.KEYWORD_ONLY
-        run.__signature__ = inspect.Signature(
-            [  # type: ignore[attr-defined]  # PEP 362
-                inspect.Parameter("ctx", keyword, annotation=typer.Context),
-                *(parameter.replace(kind=keyword) for parameter in own),
-                *(
-                    inspect.Parameter(option, keyword, annotation=kind, default=default)
-                    for option, (kind, default) in ((o, _OPTIONS[o]) for o in shared)
-                ),
-            ]
-        )
+        parameters = [
+            inspect.Parameter("ctx", keyword, annotation=typer.Context),
+            *(parameter.replace(kind=keyword) for parameter in own),
+            *(
+                inspect.Parameter(option, keyword, annotation=kind, default=default)
+                for option, (kind, default) in ((o, _OPTIONS[o]) for o in shared)
+            ),
+        ]
+        cast(Any, run).__signature__ = inspect.Signature(parameters)
         run.__annotations__ = {}
         run.__doc__ = body.__doc__
         app.command(name, cls=Command)(run)
@@ -133,7 +132,7 @@ def group(name: str, summary: str, parent: typer.Typer | None = None) -> typer.T
 class Command(TyperCommand):
     """A command whose repeatable options also take several values after one flag."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401  # vendored type
         """Refuse secrets in argv, then repeat flags: `--filter a b` is `--filter a --filter b`."""
         for argument in args:
             if argument.partition("=")[0] in {"--password", "--pin"}:
@@ -145,7 +144,7 @@ class Command(TyperCommand):
         listed = {flag for p in self.params if getattr(p, "multiple", False) for flag in p.opts}
         return super().parse_args(ctx, repeat_flags(args, listed))
 
-    def format_help_text(self, ctx: typer.Context, formatter: Any) -> None:  # noqa: ANN401, ARG002
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401, ARG002  # as above
         """Write the docstring as it is: examples are not to be wrapped."""
         lines = inspect.cleandoc(self.help or "").splitlines()
         formatter.write("\n" + "".join(f"  {line}".rstrip() + "\n" for line in lines))
@@ -154,7 +153,7 @@ class Command(TyperCommand):
 class Group(TyperGroup):
     """A group that shows its help when no command is given."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401  # vendored type
         """Parse, or show the help on stderr and exit with 2."""
         if not args and not ctx.resilient_parsing:
             typer.echo(ctx.get_help(), err=True)

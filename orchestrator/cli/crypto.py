@@ -35,146 +35,95 @@ app = group("crypto", "Use keys: sign and verify.")
 sign = group("sign", "Sign with a private key, inside an HSM.", app)
 verify = group("verify", "Verify with a public key, on this machine.", app)
 
-_RAW = SignatureFormat.RAW
 
+def _register_sign(scheme: SignScheme, example: str) -> None:
+    def run(
+        call: Invocation,
+        *,
+        key_filter: KeyFilterOption,
+        hash_function: HashOption,
+        mgf: MgfOption = None,
+        salt_length: SaltOption = None,
+        data: DataOption = None,
+        data_path: DataPathOption = None,
+        data_type: DataTypeOption = DataType.RAW,
+        signature_format: FormatOption = SignatureFormat.RAW,
+        hsm: HsmOption = None,
+    ) -> None:
+        mechanism = _mechanism(scheme, hash_function, mgf, salt_length)
+        digest = _digest(hash_function, data, data_path, data_type)
+        wanted = KeyFilter.parse(key_filter)
+        chosen = call.plane.records.resolve_hsm(call.cluster_id, hsm)[1] if hsm else None
+        session = call.session(Role.CRYPTO_USER)
+        key = session.find_key(wanted)
+        signature = session.sign(key.ref, mechanism, digest, chosen)
+        if scheme is SignScheme.ECDSA and signature_format is SignatureFormat.DER:
+            from orchestrator.client.verify import der_signature
 
-@command(sign, "rsa-pkcs", LOGIN)
-def sign_rsa_pkcs(
-    call: Invocation,
-    *,
-    key_filter: KeyFilterOption,
-    hash_function: HashOption,
-    data: DataOption = None,
-    data_path: DataPathOption = None,
-    data_type: DataTypeOption = DataType.RAW,
-    signature_format: FormatOption = _RAW,
-    hsm: HsmOption = None,
-) -> None:
-    """Sign with RSA PKCS#1 v1.5 (crypto user).
+            signature = der_signature(signature)
+        encoded = base64.b64encode(signature).decode()
+        call.show({"key_reference": key_view.reference(key), "signature": encoded})
 
-    Example:
-      cloister crypto sign rsa-pkcs --key-filter attr.label=web \\
-          --hash-function sha256 --data-path contract.pdf
-    """
-    mechanism = SignMechanism(SignScheme.RSA_PKCS, hash_function)
-    digest = _digest(hash_function, data, data_path, data_type)
-    _sign(call, key_filter, mechanism, digest, hsm, signature_format)
-
-
-@command(sign, "rsa-pkcs-pss", LOGIN)
-def sign_rsa_pss(
-    call: Invocation,
-    *,
-    key_filter: KeyFilterOption,
-    hash_function: HashOption,
-    mgf: MgfOption,
-    salt_length: SaltOption,
-    data: DataOption = None,
-    data_path: DataPathOption = None,
-    data_type: DataTypeOption = DataType.RAW,
-    signature_format: FormatOption = _RAW,
-    hsm: HsmOption = None,
-) -> None:
-    """Sign with RSA-PSS (crypto user).
+    run.__doc__ = f"""Sign inside an HSM with {scheme} (crypto user).
 
     Example:
-      cloister crypto sign rsa-pkcs-pss --key-filter attr.label=web \\
-          --hash-function sha256 --mgf mgf1-sha256 --salt-length 32 --data SGVsbG8=
+      cloister crypto sign {scheme} --key-filter attr.label=web \\
+          --hash-function sha256 {example}--data-path contract.pdf
     """
-    mechanism = _pss(hash_function, mgf, salt_length)
-    digest = _digest(hash_function, data, data_path, data_type)
-    _sign(call, key_filter, mechanism, digest, hsm, signature_format)
+    command(sign, scheme, LOGIN)(run)
 
 
-@command(sign, "ecdsa", LOGIN)
-def sign_ecdsa(
-    call: Invocation,
-    *,
-    key_filter: KeyFilterOption,
-    hash_function: HashOption,
-    data: DataOption = None,
-    data_path: DataPathOption = None,
-    data_type: DataTypeOption = DataType.RAW,
-    signature_format: FormatOption = _RAW,
-    hsm: HsmOption = None,
-) -> None:
-    """Sign with ECDSA; the signature is r||s, or DER on request (crypto user).
+def _register_verify(scheme: SignScheme) -> None:
+    @command(verify, scheme, LOGIN)
+    def run(
+        call: Invocation,
+        *,
+        key_filter: KeyFilterOption,
+        hash_function: HashOption,
+        mgf: MgfOption = None,
+        salt_length: SaltOption = None,
+        data: DataOption = None,
+        data_path: DataPathOption = None,
+        data_type: DataTypeOption = DataType.RAW,
+        signature: SignatureOption = None,
+        signature_path: SignaturePathOption = None,
+        signature_format: FormatOption = SignatureFormat.RAW,
+    ) -> None:
+        """Verify with a public key, on this machine; exits with 1 when it does not hold."""
+        from orchestrator.client.verify import raw_signature, verify_signature
 
-    Example:
-      cloister crypto sign ecdsa --key-filter attr.label=ca \\
-          --hash-function sha256 --data-path contract.pdf --signature-format der
-    """
-    mechanism = SignMechanism(SignScheme.ECDSA, hash_function)
-    digest = _digest(hash_function, data, data_path, data_type)
-    _sign(call, key_filter, mechanism, digest, hsm, signature_format)
-
-
-@command(verify, "rsa-pkcs", LOGIN)
-def verify_rsa_pkcs(
-    call: Invocation,
-    *,
-    key_filter: KeyFilterOption,
-    hash_function: HashOption,
-    data: DataOption = None,
-    data_path: DataPathOption = None,
-    data_type: DataTypeOption = DataType.RAW,
-    signature: SignatureOption = None,
-    signature_path: SignaturePathOption = None,
-    signature_format: FormatOption = _RAW,
-) -> None:
-    """Verify an RSA PKCS#1 v1.5 signature; exits with 1 when it does not hold."""
-    mechanism = SignMechanism(SignScheme.RSA_PKCS, hash_function)
-    digest = _digest(hash_function, data, data_path, data_type)
-    _verify(call, key_filter, mechanism, digest, _one(signature, signature_path, "signature"),
-            signature_format)  # fmt: skip
+        mechanism = _mechanism(scheme, hash_function, mgf, salt_length)
+        digest = _digest(hash_function, data, data_path, data_type)
+        shown = _one(signature, signature_path, "signature")
+        key = call.session(Role.CRYPTO_USER).find_key(KeyFilter.parse(key_filter))
+        if not key.public:
+            raise UsageError(f"key {key_view.reference(key)} has no public half to verify with")
+        if scheme is SignScheme.ECDSA and signature_format is SignatureFormat.DER:
+            shown = raw_signature(shown)
+        verify_signature(key.public, mechanism, digest, shown)
+        message = "Signature verified successfully"
+        call.show({"key_reference": key_view.reference(key), "message": message})
 
 
-@command(verify, "rsa-pkcs-pss", LOGIN)
-def verify_rsa_pss(
-    call: Invocation,
-    *,
-    key_filter: KeyFilterOption,
-    hash_function: HashOption,
-    mgf: MgfOption,
-    salt_length: SaltOption,
-    data: DataOption = None,
-    data_path: DataPathOption = None,
-    data_type: DataTypeOption = DataType.RAW,
-    signature: SignatureOption = None,
-    signature_path: SignaturePathOption = None,
-    signature_format: FormatOption = _RAW,
-) -> None:
-    """Verify an RSA-PSS signature; exits with 1 when it does not hold."""
-    mechanism = _pss(hash_function, mgf, salt_length)
-    digest = _digest(hash_function, data, data_path, data_type)
-    _verify(call, key_filter, mechanism, digest, _one(signature, signature_path, "signature"),
-            signature_format)  # fmt: skip
+_register_sign(SignScheme.RSA_PKCS, "")
+_register_sign(SignScheme.RSA_PSS, "--mgf mgf1-sha256 --salt-length 32 ")
+_register_sign(SignScheme.ECDSA, "--signature-format der ")
+for _scheme in SignScheme:
+    _register_verify(_scheme)
 
 
-@command(verify, "ecdsa", LOGIN)
-def verify_ecdsa(
-    call: Invocation,
-    *,
-    key_filter: KeyFilterOption,
-    hash_function: HashOption,
-    data: DataOption = None,
-    data_path: DataPathOption = None,
-    data_type: DataTypeOption = DataType.RAW,
-    signature: SignatureOption = None,
-    signature_path: SignaturePathOption = None,
-    signature_format: FormatOption = _RAW,
-) -> None:
-    """Verify an ECDSA signature, r||s or DER; exits with 1 when it does not hold."""
-    mechanism = SignMechanism(SignScheme.ECDSA, hash_function)
-    digest = _digest(hash_function, data, data_path, data_type)
-    _verify(call, key_filter, mechanism, digest, _one(signature, signature_path, "signature"),
-            signature_format)  # fmt: skip
-
-
-def _pss(hash_function: HashFunction, mgf: Mgf, salt_length: int) -> SignMechanism:
+def _mechanism(
+    scheme: SignScheme, hash_function: HashFunction, mgf: Mgf | None, salt_length: int | None
+) -> SignMechanism:
+    if scheme is not SignScheme.RSA_PSS:
+        if mgf is not None or salt_length is not None:
+            raise UsageError("--mgf and --salt-length are for rsa-pkcs-pss")
+        return SignMechanism(scheme, hash_function)
+    if mgf is None or salt_length is None:
+        raise UsageError("rsa-pkcs-pss needs --mgf and --salt-length")
     if mgf != f"mgf1-{hash_function}":
         raise UsageError(f"--mgf must have the same hash as --hash-function: mgf1-{hash_function}")
-    return SignMechanism(SignScheme.RSA_PSS, hash_function, salt_length)
+    return SignMechanism(scheme, hash_function, salt_length)
 
 
 def _one(given: str | None, path: Path | None, what: str) -> bytes:
@@ -182,10 +131,14 @@ def _one(given: str | None, path: Path | None, what: str) -> bytes:
         raise UsageError(f"give either --{what} (base64) or --{what}-path")
     if path is not None:
         return files.read(path)
+    text = "".join((given or "").split())  # base64 programs break lines
     try:
-        return base64.b64decode(given or "", validate=True)
-    except (binascii.Error, ValueError) as exc:
-        raise UsageError(f"--{what} is not base64; --{what}-path takes a file as it is") from exc
+        content = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        content = b""
+    if base64.b64encode(content).decode() != text:  # also: stray bits after the last byte
+        raise UsageError(f"--{what} is not base64; --{what}-path takes a file as it is")
+    return content
 
 
 def _digest(
@@ -199,48 +152,3 @@ def _digest(
             f"a {hash_function} digest has {DIGEST_BYTES[hash_function]} bytes, not {len(content)}"
         )
     return content
-
-
-def _sign(
-    call: Invocation,
-    key_filter: list[str],
-    mechanism: SignMechanism,
-    digest: bytes,
-    hsm: str | None,
-    signature_format: SignatureFormat,
-) -> None:
-    wanted = KeyFilter.parse(key_filter)
-    chosen = call.plane.records.resolve_hsm(call.cluster_id, hsm)[1] if hsm else None
-    session = call.session(Role.CRYPTO_USER)
-    key = session.find_key(wanted)
-    signature = session.sign(key.ref, mechanism, digest, chosen)
-    if mechanism.scheme is SignScheme.ECDSA and signature_format is SignatureFormat.DER:
-        from orchestrator.client.verify import der_signature
-
-        signature = der_signature(signature)
-    encoded = base64.b64encode(signature).decode()
-    call.show({"key_reference": key_view.reference(key), "signature": encoded})
-
-
-def _verify(
-    call: Invocation,
-    key_filter: list[str],
-    mechanism: SignMechanism,
-    digest: bytes,
-    signature: bytes,
-    signature_format: SignatureFormat,
-) -> None:
-    from orchestrator.client.verify import raw_signature, verify_signature
-
-    key = call.session(Role.CRYPTO_USER).find_key(KeyFilter.parse(key_filter))
-    if not key.public:
-        raise UsageError(f"key {key_view.reference(key)} has no public half to verify with")
-    if mechanism.scheme is SignScheme.ECDSA and signature_format is SignatureFormat.DER:
-        signature = raw_signature(signature)
-    verify_signature(key.public, mechanism, digest, signature)
-    call.show(
-        {
-            "key_reference": key_view.reference(key),
-            "message": "Signature verified successfully",
-        }
-    )

@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
         Exits with 1 when a step fails; leaves no process and no file behind.
         """
-        report = call.services.demo()(call.say)
+        report = call.services.demo().run(call.say)
         call.show(report)
         if not report.is_successful:
             raise RefusedError("demo-failed", "a step of the demo failed; see the table")

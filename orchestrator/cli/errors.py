@@ -7,9 +7,12 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from orchestrator.model.errors import OrchestratorError, PendingError, UsageError
+
+if TYPE_CHECKING:
+    import typer
 
 EXIT_INTERNAL: Final = 70  # sysexits.h EX_SOFTWARE
 EXIT_INTERRUPTED: Final = 130
@@ -74,8 +77,22 @@ def report(error: OrchestratorError, *, as_json: bool) -> int:
     return error.exit_status
 
 
-def report_defect(exc: Exception, *, as_json: bool) -> int:
-    """Report an exception that nobody expected; the traceback only when asked for."""
-    if os.environ.get("CLOISTER_DEBUG") == "1":
-        traceback.print_exception(exc)
-    return report(InternalError(exc), as_json=as_json)
+def report_any(exc: Exception, *, as_json: bool) -> int:
+    """Report whatever came out of a command."""
+    import typer  # loaded by then
+
+    if isinstance(exc, typer.Abort):
+        exc = CancelledError("cancelled")
+    elif isinstance(exc, typer.TyperException):
+        exc = _usage(exc)
+    elif not isinstance(exc, OrchestratorError):
+        if os.environ.get("CLOISTER_DEBUG") == "1":
+            traceback.print_exception(exc)
+        exc = InternalError(exc)
+    return report(exc, as_json=as_json)
+
+
+def _usage(exc: typer.TyperException) -> UsageError:
+    context = getattr(exc, "ctx", None)
+    hint = f"; see `{context.command_path} --help`" if context else ""
+    return UsageError(exc.format_message().rstrip(".").replace("\n\t", " ") + hint)

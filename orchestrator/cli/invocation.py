@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
@@ -81,6 +82,10 @@ class Services:
 
         return lab
 
+    def demo(self) -> ModuleType:
+        """Return the demo."""
+        return import_module("orchestrator.lab.demo")
+
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Starting:
@@ -142,6 +147,11 @@ class Invocation:
         """What verifies clusters."""
         return self.services.inspection(self.plane)
 
+    def go_on_with(self, cluster: str) -> None:
+        """Let the next step name a new cluster, if it is not the only one."""
+        is_only = len(self.plane.records.clusters()) == 1
+        self.cluster_prefix = None if is_only else cluster
+
     @cached_property
     def cluster_id(self) -> ClusterId:
         """The chosen cluster."""
@@ -176,13 +186,18 @@ class Invocation:
         if self._yes:
             return
         if not credentials.is_interactive():
-            raise ConfirmationNeededError(f"{question} Give --yes to go on without being asked")
+            raise ConfirmationNeededError(f"without a terminal give --yes: {question}")
         if credentials.ask(f"{question} (yes/no)", "no").lower() not in {"y", "yes"}:
             raise CancelledError("nothing was done")
 
     def progress(self, what: str) -> AbstractContextManager[None]:
         """Show that something slow goes on."""
         return render.progress(what)
+
+    def say(self, line: str) -> None:
+        """Write a line of progress to stderr, where it disturbs no result."""
+        if not self.is_json:
+            sys.stderr.write(line + "\n")
 
     def warn(self, text: str) -> None:
         """Say something on stderr that is no error."""

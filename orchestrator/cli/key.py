@@ -67,10 +67,10 @@ def aes(
     attributes: AttributesOption = None,
     session: SessionOption = False,
 ) -> None:
-    """Make an AES key of 16, 24 or 32 bytes (crypto user).
+    r"""Make an AES key of 16, 24 or 32 bytes (crypto user).
 
     Example:
-      cloister key generate-symmetric aes --label data --key-length-bytes 32 \\
+      cloister key generate-symmetric aes --label data --key-length-bytes 32 \
           --attributes encrypt=true decrypt=true extractable=false
     """
     spec = KeySpec(KeyType.AES, key_length_bytes * 8)
@@ -103,11 +103,11 @@ def rsa(
     private_attributes: PrivateAttributesOption = None,
     session: SessionOption = False,
 ) -> None:
-    """Make an RSA key pair (crypto user).
+    r"""Make an RSA key pair (crypto user).
 
     Example:
-      cloister key generate-asymmetric-pair rsa --public-label web-pub \\
-          --private-label web --modulus-size-bits 2048 --public-exponent 65537 \\
+      cloister key generate-asymmetric-pair rsa --public-label web-pub \
+          --private-label web --modulus-size-bits 2048 --public-exponent 65537 \
           --public-attributes verify=true --private-attributes sign=true
     """
     spec = KeySpec(KeyType.RSA, modulus_size_bits, public_exponent=public_exponent)
@@ -129,11 +129,11 @@ def ec(
     private_attributes: PrivateAttributesOption = None,
     session: SessionOption = False,
 ) -> None:
-    """Make an EC key pair (crypto user).
+    r"""Make an EC key pair (crypto user).
 
     Example:
-      cloister key generate-asymmetric-pair ec --curve secp256r1 \\
-          --public-label ca-pub --private-label ca \\
+      cloister key generate-asymmetric-pair ec --curve secp256r1 \
+          --public-label ca-pub --private-label ca \
           --public-attributes verify=true --private-attributes sign=true
     """
     del curve  # one curve by two names
@@ -156,7 +156,7 @@ def list_(
     max_items: Annotated[int, typer.Option(metavar="N", min=1, max=1000)] = 10,
     starting_token: Annotated[
         str, typer.Option(metavar="TOKEN", help="next_token of the page before.")
-    ] = "0",
+    ] = "0",  # noqa: S107  # a page, no secret
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Also owners and attributes.")
     ] = False,
@@ -217,10 +217,10 @@ def generate_file(
     path: Annotated[Path, typer.Option(metavar="FILE", help="Must not exist yet.")],
     filter_: FilterOption,
 ) -> None:
-    """Write a key's public half, or a reference to its private half, to a file.
+    r"""Write a key's public half, or a reference to its private half, to a file.
 
     Example:
-      cloister key generate-file --encoding pem --path web.pem \\
+      cloister key generate-file --encoding pem --path web.pem \
           --filter attr.label=web-pub
     """
     key = call.session(Role.CRYPTO_USER).find_key(KeyFilter.parse(filter_))

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import base64
 import textwrap
+from typing import Final
 
 from orchestrator.model.errors import RefusedError
 from orchestrator.model.key_spec import KeyClass, KeyType
 from orchestrator.model.keys import Attributes, Key
+
+_ASCII_END: Final = 128
+_LONG_FORM: Final = 128  # X.690 8.1.3.5
 
 
 def reference(key: Key) -> str:
@@ -95,12 +99,12 @@ def _rsa(key: Key) -> dict[str, object]:
 
 
 def _escape(value: bytes) -> str:
-    return "".join(chr(b) if chr(b).isalnum() and b < 128 else f"%{b:02X}" for b in value)
+    return "".join(chr(b) if chr(b).isalnum() and b < _ASCII_END else f"%{b:02X}" for b in value)
 
 
 def _der(tag: int, content: bytes) -> bytes:
     length = len(content)
-    if length < 128:
+    if length < _LONG_FORM:
         return bytes([tag, length]) + content
     size = (length.bit_length() + 7) // 8
     return bytes([tag, 0x80 | size]) + length.to_bytes(size, "big") + content

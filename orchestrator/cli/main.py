@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from orchestrator.cli import credentials, errors
 from orchestrator.cli.invocation import Services, Starting
-from orchestrator.model.errors import OrchestratorError, UsageError
 
 
 def main(arguments: Sequence[str] | None = None, services: Services | None = None) -> int:
@@ -23,9 +22,7 @@ def main(arguments: Sequence[str] | None = None, services: Services | None = Non
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = errors.wants_json(given)
 
-    import typer  # ~40 ms, after the credentials are safe
-
-    from orchestrator.cli.app import build
+    from orchestrator.cli.app import build  # ~80 ms, after the credentials are safe
 
     try:
         status = build().main(
@@ -35,12 +32,6 @@ def main(arguments: Sequence[str] | None = None, services: Services | None = Non
             obj=Starting(services or Services(), login),
         )
         sys.stdout.flush()
-    except OrchestratorError as exc:
-        return errors.report(exc, as_json=as_json)
-    except typer.Abort:
-        return errors.report(errors.CancelledError("cancelled"), as_json=as_json)
-    except typer.TyperException as exc:
-        return errors.report(_usage(exc), as_json=as_json)
     except KeyboardInterrupt:
         return errors.EXIT_INTERRUPTED
     except BrokenPipeError:
@@ -48,13 +39,5 @@ def main(arguments: Sequence[str] | None = None, services: Services | None = Non
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as exc:  # noqa: BLE001  # the last line of defence: no traceback by default
-        return errors.report_defect(exc, as_json=as_json)
+        return errors.report_any(exc, as_json=as_json)
     return status if isinstance(status, int) else 0
-
-
-def _usage(exc: Exception) -> UsageError:
-    context = getattr(exc, "ctx", None)
-    message = getattr(exc, "format_message", lambda: str(exc))()
-    if context is None:
-        return UsageError(message)
-    return UsageError(f"{message}\n(see {context.command_path} --help)")

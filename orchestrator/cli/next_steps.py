@@ -19,7 +19,7 @@ def after(cluster: ClusterView, hosts: Sequence[HostView]) -> str:
     match cluster.state:
         case ClusterState.UNINITIALIZED:
             if cluster.hsms:
-                return "lab sign-csr   (or sign `cloister cluster csr` with your own CA)"
+                return "lab sign-csr"
             return f"hsm create --az {cluster.availability_zones[0]}"
         case ClusterState.INITIALIZED:
             return "cluster activate"

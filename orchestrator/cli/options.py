@@ -77,8 +77,15 @@ BackupArgument = Annotated[
     str, typer.Argument(metavar="BACKUP", help="Backup id.", autocompletion=completion.backups)
 ]
 HashOption = Annotated[HashFunction, typer.Option("--hash-function", help="Hash function.")]
-MgfOption = Annotated[Mgf, typer.Option(help="Mask function; the same hash as --hash-function.")]
-SaltOption = Annotated[int, typer.Option("--salt-length", metavar="BYTES", min=0, help="PSS salt.")]
+MgfOption = Annotated[
+    Mgf | None, typer.Option(help="rsa-pkcs-pss only, required there; the hash of --hash-function.")
+]
+SaltOption = Annotated[
+    int | None,
+    typer.Option(
+        "--salt-length", metavar="BYTES", min=0, help="rsa-pkcs-pss only, required there."
+    ),
+]
 DataOption = Annotated[
     str | None, typer.Option("--data", metavar="BASE64", help="What to sign or verify.")
 ]

@@ -100,6 +100,7 @@ def recover(
     zone = az or call.plane.infrastructure.hosts()[0].zone
     with call.progress("Recovering"):
         view = call.services.recovery(call.plane).recover(backup_id, words, zone)
+    call.go_on_with(view.cluster_id)
     call.show(view, next_step=next_steps.after(view, call.plane.host_views(view.cluster_id)))
 
 

@@ -21,20 +21,19 @@ Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
 def plain(value: object) -> Plain:
     """Return `value` as JSON has it: dataclasses and structs by field name, bytes in hex."""
     if isinstance(value, Enum):
-        return plain(value.value)
+        value = value.value
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, bytes):
         return value.hex()
-    if dataclasses.is_dataclass(value):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(name): plain(item) for name, item in value.items()}
-    if (names := getattr(value, "__struct_fields__", None)) is not None:  # msgspec.Struct
+    names = getattr(value, "__struct_fields__", None)  # msgspec.Struct
+    if dataclasses.is_dataclass(value):
+        names = [field.name for field in dataclasses.fields(value)]
+    if names is not None:
         return {name: plain(getattr(value, name)) for name in names}
-    if isinstance(value, Iterable):
-        return [plain(item) for item in value]
-    return str(value)  # paths
+    return [plain(item) for item in value] if isinstance(value, Iterable) else str(value)  # paths
 
 
 def write_json(data: object, out: TextIO) -> None:
@@ -71,7 +70,7 @@ def write_tables(data: object, columns: Sequence[str], out: TextIO) -> None:
             heads = tuple(columns) or tuple(dict.fromkeys(head for row in rows for head in row))
             body = [tuple(_cell(head, row.get(head)) for head in heads) for row in rows]
             _write_table(tuple(head.rpartition(".")[2] for head in heads), body, out)
-        else:
+        elif not fields:
             out.write(f"no {name.rpartition('.')[2].replace('_', ' ')}\n")
 
 

@@ -26,7 +26,7 @@ class _Call:
     """A request on its way. `turn` is released when it has its reply, or shall read itself."""
 
     turn: threading.Lock = field(default_factory=threading.Lock)
-    reply: bytes | None = None
+    replies: list[bytes] = field(default_factory=list)
 
 
 class RpcConnection:
@@ -81,17 +81,17 @@ class RpcConnection:
 
     def _await(self, number: int, call: _Call, deadline: float, *, lead: bool) -> bytes:
         try:
-            while call.reply is None:
+            while not call.replies:
                 if not lead:
                     if not call.turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
                         raise UnavailableError("the HSM did not answer in time")
-                    if call.reply is not None:
+                    if call.replies:
                         break
                     lead = True  # the leader left and passed its place on
                 if self._broken:
                     raise UnavailableError(self._broken)
                 self._read_one(deadline)
-            return call.reply
+            return call.replies[0]
         finally:
             self._finish(number, lead=lead)
 
@@ -113,8 +113,8 @@ class RpcConnection:
             raise UnavailableError("the HSM refused the stream")
         with self._guard:
             call = self._calls.get(number)
-        if call is not None and call.reply is None:
-            call.reply = body
+        if call is not None and not call.replies:
+            call.replies.append(body)
             with contextlib.suppress(RuntimeError):
                 call.turn.release()
 
@@ -125,7 +125,7 @@ class RpcConnection:
             if not lead:
                 return
             for other in self._calls.values():
-                if other.reply is None:
+                if not other.replies:
                     with contextlib.suppress(RuntimeError):
                         other.turn.release()
                     return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
@@ -10,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from orchestrator.model.errors import RefusedError
 from orchestrator.model.key_spec import HashFunction, SignMechanism, SignScheme
 
-_HASHES = {
+_HASHES: dict[HashFunction, Callable[[], hashes.HashAlgorithm]] = {
     HashFunction.SHA1: hashes.SHA1,
     HashFunction.SHA224: hashes.SHA224,
     HashFunction.SHA256: hashes.SHA256,

@@ -140,7 +140,7 @@ class Controller:
             return f"holds another entry at {seq} than the ledger"
         return ""
 
-    def _prepare_and_commit(  # noqa: PLR0913  # the parts of one change
+    def _prepare_and_commit(  # the parts of one change
         self,
         ask: Ask,
         ticket: bytes,

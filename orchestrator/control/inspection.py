@@ -188,7 +188,7 @@ class Inspection:
                     ClusterState.UNINITIALIZED,
                     plane.clock.now_ms(),
                     "",
-                )  # fmt: skip
+                )
             )
         known = {row.hsm_id for row in plane.records.hsms(cluster)}
         for row in rows:

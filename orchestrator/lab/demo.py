@@ -310,7 +310,7 @@ class Demo:
         retries = session.statistics.retries - retries
         _need(not load.failures, f"{len(load.failures)} failures, the first {load.failures[:1]}")
         _need(retries >= 1, "no request was sent again: the kill was not felt")
-        _need(report.held == 2, f"the key made meanwhile is on {report.held} HSMs, not 2")  # noqa: PLR2004
+        _need(report.held == 2, f"the key made meanwhile is on {report.held} HSMs, not 2")
         for phase in ("before", "during", "after"):
             _need(load.counts.get(phase, 0) > 0, f"nothing was signed {phase} the kill")
         counts = ", ".join(f"{load.counts[p]} {p}" for p in ("before", "during", "after"))
@@ -322,10 +322,10 @@ class Demo:
     def heal(self) -> str:
         """Wait for the killed HSM to be equal again."""
         deadline = time.monotonic() + HEAL_TIMEOUT_S
-        while True:
+        count = 0
+        while not count:
             try:
                 count = self._consistent(3)
-                break
             except DemoFailedError:
                 if time.monotonic() > deadline:
                     raise

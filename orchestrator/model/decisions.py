@@ -349,7 +349,7 @@ def require_deletable(state: State, role: Role, name: str) -> None:
     _need(role in LOGIN_ROLES, "role-rule", f"a user of role {role} cannot be deleted")
     state.user(role, name)
     if role is Role.CRYPTO_USER:
-        owned = sum(1 for key in state.keys() if key.owner == name)
+        owned = sum(1 for key in state.all_keys() if key.owner == name)
         _need(owned == 0, "user-owns-keys", f"{role} {name} owns {owned} keys; delete them first")
     elif sum(1 for user in state.users() if user.role is Role.ADMIN) == 1:
         raise RefusedError("last-admin", f"{name} is the last admin; create another first")

@@ -97,6 +97,13 @@ class Rekey(Record):
     boxes: tuple[tuple[str, bytes], ...]
 
 
+class Envelope(Record):
+    """The masking key encrypted to the recovery key: see `tokens.store.Transport`."""
+
+    point: bytes
+    wrapped: bytes
+
+
 class Limits(Record):
     """Cluster limits, fixed at creation from the firmware profile."""
 

@@ -115,10 +115,11 @@ class FirmwareProfile(msgspec.Struct, frozen=True, kw_only=True):
             problem, _, path = str(exc).partition(" - at `$.")
             key = path.rstrip("`").partition("[")[0] or "(none)"
             raise ProfileError(source, key, f"{problem}; {_remedy(key)}") from exc
-        profile._check(source)
+        profile.check(source)
         return profile
 
-    def _check(self, source: str) -> None:
+    def check(self, source: str) -> None:
+        """Raise ProfileError for values that do not fit together."""
         if unknown := sorted(set(self.modes) - MODES):
             raise ProfileError(source, "modes", f"no such mode {unknown[0]}; {_remedy('modes')}")
         if self.max_asymmetric_keys > self.max_keys:

@@ -214,7 +214,7 @@ class State:
             raise NotFoundError("key", f"0x{ref:016x}", "see `cloister key list`")
         return row
 
-    def keys(self) -> list[Key]:
+    def all_keys(self) -> list[Key]:
         """Return all token keys, oldest first."""
         return [r for r in self.tables[Table.KEYS].copy().values() if isinstance(r, Key)]
 

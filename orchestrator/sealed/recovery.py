@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from orchestrator.model.entries import Envelope
 from orchestrator.model.errors import MalformedError, RefusedError
-from orchestrator.sealed.snapshot import Envelope
 
 SEED_BYTES: Final = 32
 _P384_ORDER: Final = int(

@@ -17,7 +17,7 @@ import msgspec
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from orchestrator.model.entries import Credential, Record, decode, encode
+from orchestrator.model.entries import Credential, Envelope, Record, decode, encode
 from orchestrator.model.errors import MalformedError, TamperedError
 from orchestrator.model.signatures import (
     check_credential,
@@ -35,13 +35,6 @@ CHUNK_BYTES: Final = 64 * 1024
 SNAPSHOT_BYTES_MAX: Final = 256 * 1024 * 1024
 _MANIFEST_BYTES_MAX: Final = 256 * 1024
 _TAG_BYTES: Final = 16
-
-
-class Envelope(Record):
-    """The masking key encrypted to the recovery key: see `tokens.store.Transport`."""
-
-    point: bytes
-    wrapped: bytes
 
 
 class Manifest(Record):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -53,20 +53,13 @@ _CK_KEY_TYPES: Final = {
 _SECRETS: Final = frozenset({KeyType.AES, KeyType.GENERIC_SECRET})
 
 
-class _Undoable(Protocol):
-    """Something opened that a failure must close again."""
-
-    def close(self) -> object:
-        """Close it."""
-
-
 @contextmanager
-def undone(opened: _Undoable) -> Iterator[None]:
-    """Close `opened` if what follows fails."""
+def undone(close: Callable[[], object]) -> Iterator[None]:
+    """Call `close` if what follows fails."""
     try:
         yield
     except BaseException:
-        opened.close()
+        close()
         raise
 
 
@@ -123,7 +116,7 @@ def ec_pair(
 def point_of(public: Any) -> bytes:  # noqa: ANN401  # pkcs11.PublicKey
     """Return a public key's point: EC_POINT is a DER OCTET STRING."""
     encoded = raw(public[Attribute.EC_POINT])
-    return encoded[2:] if encoded[1] < 0x80 else encoded[3:]  # noqa: PLR2004  # DER long form
+    return encoded[2:] if encoded[1] < 0x80 else encoded[3:]  # DER long form
 
 
 def spki(public: ec.EllipticCurvePublicKey | rsa.RSAPublicKey) -> bytes:
@@ -131,7 +124,7 @@ def spki(public: ec.EllipticCurvePublicKey | rsa.RSAPublicKey) -> bytes:
     return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def derive(  # noqa: PLR0913, PLR0917  # C_DeriveKey's own parameters
+def derive(  # C_DeriveKey's own parameters
     session: Any,  # noqa: ANN401  # pkcs11.Session
     key: int,
     point: bytes,

@@ -150,10 +150,10 @@ class SoftHsmStore:
             RefusedError: `directory` holds a whole token.
         """
         place = TokenDirectory(directory)
-        with undone(place):
+        with undone(place.unlock):
             pin = place.make()
             library = load_library(place.conf, profile)
-            with undone(library):
+            with undone(library.close):
                 library.init_token(_LABEL, pin)
                 store = cls(place, library, pin, profile)
                 store._make_own_keys()
@@ -171,11 +171,11 @@ class SoftHsmStore:
         place = TokenDirectory(directory)
         if not place.path.is_dir():
             raise TokenError(f"{place.path} holds no token; create it")
-        with undone(place):
+        with undone(place.unlock):
             place.lock()
             pin = place.reopen()
             library = load_library(place.conf, profile)
-            with undone(library):
+            with undone(library.close):
                 store = cls(place, library, pin, profile)
                 store._find_own_keys()
                 return store

@@ -10,13 +10,12 @@ from typing import Final
 
 import msgspec
 
-from orchestrator.model.entries import Credential, Entry, Record, SignedJoinRequest
+from orchestrator.model.entries import Credential, Entry, Envelope, Record, SignedJoinRequest
 from orchestrator.model.errors import MalformedError, OrchestratorError, RemoteError
 from orchestrator.model.key_spec import KeyClass, KeySpec, SignMechanism
 from orchestrator.model.keys import Key, KeyFilter
 from orchestrator.model.roles import Role
 from orchestrator.model.state import Phase
-from orchestrator.sealed.snapshot import Envelope
 
 BLOB_PIECE_BYTES: Final = 512 * 1024
 ENTRIES_PER_FRAME: Final = 512

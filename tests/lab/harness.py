@@ -5,10 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from orchestrator.lab import lab
 from orchestrator.lab.hosts import LabHosts
@@ -67,3 +65,10 @@ class Lab:
 
     def pid(self, hsm: str = HSM) -> int | None:
         return lab.find(self.home, hsm).pid
+
+    def kill_agent(self, hsm: str = HSM) -> int:
+        """`kill -9` from outside; return the pid. Never 0, which would be our own group."""
+        pid = self.pid(hsm)
+        assert pid
+        os.kill(pid, signal.SIGKILL)
+        return pid

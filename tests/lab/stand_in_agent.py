@@ -1,6 +1,6 @@
 """Stands in for an agent: holds the lock, answers Hello, dies with its parent.
 
-Files in the HSM's directory change it: `crash` ends it at once, `orphan` lets it outlive the parent.
+Files in the HSM's directory change it: `crash` ends it, `orphan` lets it outlive its parent.
 """
 
 import fcntl
