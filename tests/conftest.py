@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +13,9 @@ MODULES: Final = (
     Path("/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so"),
     Path("/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so"),
 )
-PRESENT: Final = {"softhsm": lambda: any(path.exists() for path in MODULES)}
+PRESENT: Final[dict[str, Callable[[], bool]]] = {
+    "softhsm": lambda: any(path.exists() for path in MODULES)
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +24,7 @@ from orchestrator.model.errors import OrchestratorError, UsageError
 from orchestrator.model.profile import FirmwareProfile
 from orchestrator.model.steps import OnStep, Step, no_step
 from orchestrator.tokens.softhsm import SoftHsmStore
-from orchestrator.wire.process import die_with_parent
+from orchestrator.wire.process import die_with_parent, given_parent
 from orchestrator.wire.streams import listen
 from orchestrator.wire.system_clock import SystemClock
 
@@ -34,11 +35,12 @@ _log = logging.getLogger("cloister.agent")
 
 def run(directory: Path) -> int:
     """Serve the HSM in `directory` until SIGTERM; return the exit status."""
+    logging.Formatter.converter = time.gmtime
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
     os.umask(0o077)
-    die_with_parent(os.getppid())
+    die_with_parent(given_parent())
     with (directory / "agent.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from orchestrator.lab.hosts import LabHosts
-from orchestrator.lab.layout import Layout
+from orchestrator.lab.layout import INHERITED, Layout, check_home
 from orchestrator.lab.protocol import AgentStatus, Order, ask
 from orchestrator.model.errors import NotFoundError, RefusedError, UnavailableError
 from orchestrator.wire.files import publish
@@ -52,7 +52,7 @@ def up(home: Path, zones: int = 3) -> LabStatus:
     present = status(home)
     if present.is_up:
         return present
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("CLOUDHSM_")}
+    environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
     with layout.log.open("ab") as log:
         layout.log.chmod(0o600)
         subprocess.Popen(  # noqa: S603  # our own program
@@ -112,9 +112,18 @@ def _is_zombie(pid: int) -> bool:
 
 def destroy(home: Path, *, include_backups: bool = False) -> None:
     """Stop the lab and remove tokens, states and the control plane's database."""
+    if not home.exists():
+        return
+    check_home(home)
     down(home)
     for name in ("lab", "clusters", *(("backups",) if include_backups else ())):
-        shutil.rmtree(home / name, ignore_errors=True)
+        trash = home / f".trash-{name}"
+        if (home / name).exists():
+            if trash.exists():
+                shutil.rmtree(trash)
+            (home / name).rename(trash)  # first out of sight: never half a lab
+        if trash.exists():
+            shutil.rmtree(trash)
     for path in home.glob("control.db*"):
         path.unlink()
 
@@ -173,6 +182,8 @@ def sign_csr(home: Path, csr: bytes) -> tuple[Path, Path]:
     anchor = x509.load_pem_x509_certificate(anchor_path.read_bytes())
     ca_key = load_pem_private_key(key_path.read_bytes(), password=None)
     request = x509.load_pem_x509_csr(csr)
+    if not request.is_signature_valid:
+        raise RefusedError("csr", "the CSR's own signature does not verify")
     certificate = (
         x509.CertificateBuilder()
         .subject_name(request.subject)
@@ -180,7 +191,7 @@ def sign_csr(home: Path, csr: bytes) -> tuple[Path, Path]:
         .public_key(request.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now)
-        .not_valid_after(end)
+        .not_valid_after(min(end, anchor.not_valid_after_utc))
         .sign(ca_key, hashes.SHA256())  # type: ignore[arg-type]  # the key written above: RSA
     )
     serial = f"{certificate.serial_number:x}"[:16]

@@ -19,6 +19,11 @@ from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
 from orchestrator.wire.files import fsync_directory, publish
 
 ZONES_MAX: Final = 10
+INHERITED: Final = (
+    "PATH", "HOME", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "PYTHONPATH",
+    "PYTHONDONTWRITEBYTECODE", "CLOISTER_FAULT",
+)  # fmt: skip
+"""What children see of our environment: nothing that could hold a secret."""
 
 
 def home() -> Path:

@@ -9,11 +9,12 @@ from typing import Final
 
 import msgspec
 
-from orchestrator.model.errors import MalformedError, RemoteError, UnavailableError
+from orchestrator.model.errors import MalformedError, OrchestratorError, UnavailableError
 from orchestrator.wire.frames import FrameReader, pack_frame
+from orchestrator.wire.messages import Refusal, raise_refusal
 from orchestrator.wire.streams import dial, peer_uid
 
-ANSWER_TIMEOUT_S: Final = 60.0
+ANSWER_TIMEOUT_S: Final = 30.0
 
 
 class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,10 +40,15 @@ class AgentStatus(msgspec.Struct, frozen=True):
 class Answer(msgspec.Struct, frozen=True):
     """Done, or why not."""
 
-    code: str = ""
-    message: str = ""
+    refusal: Refusal | None = None
     pid: int = 0
     agents: tuple[AgentStatus, ...] = ()
+
+
+class SupervisorHangsError(OrchestratorError):
+    """The supervisor lives and does not answer: what it runs must not be taken for gone."""
+
+    code, exit_status, retryable = "supervisor-hangs", 5, True
 
 
 def ask(path: Path, order: Order) -> Answer:
@@ -56,13 +62,15 @@ def ask(path: Path, order: Order) -> Answer:
         with dial(path, ANSWER_TIMEOUT_S) as sock:
             sock.sendall(pack_frame(1, msgspec.msgpack.encode(order)))
             frame = FrameReader(sock).read()
+    except TimeoutError as exc:
+        raise SupervisorHangsError("the lab's supervisor does not answer") from exc
     except OSError as exc:
         raise UnavailableError("the lab is down; `cloister lab up`") from exc
     if frame is None:
         raise UnavailableError("the lab's supervisor ended; `cloister lab up`")
     answer = msgspec.msgpack.decode(frame[1], type=Answer)
-    if answer.code:
-        raise RemoteError(answer.code, answer.message, exit_status=1, retryable=False)
+    if answer.refusal is not None:
+        raise_refusal(answer.refusal)
     return answer
 
 

@@ -26,11 +26,13 @@ import msgspec
 from orchestrator.control.backups import Backups
 from orchestrator.control.plane import ControlPlane
 from orchestrator.lab.hosts import LabHosts
-from orchestrator.lab.layout import Layout, check_home
+from orchestrator.lab.layout import INHERITED, Layout, check_home
 from orchestrator.lab.protocol import AgentStatus, Answer, Order, receive
 from orchestrator.model.errors import NotFoundError, OrchestratorError, UsageError
+from orchestrator.model.ids import check_id
 from orchestrator.wire.files import publish
 from orchestrator.wire.frames import pack_frame
+from orchestrator.wire.messages import Refusal, refusal_of
 from orchestrator.wire.streams import listen
 
 EXIT_LOCKED: Final = 3
@@ -40,8 +42,6 @@ BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 STEADY_S: Final = 5.0
 STOP_TIMEOUT_S: Final = 5.0
 LOG_BYTES_MAX: Final = 4 * 1024 * 1024
-_INHERITED: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "PYTHONPATH",
-                     "PYTHONDONTWRITEBYTECODE", "CLOISTER_FAULT")  # fmt: skip
 _log = logging.getLogger("cloister.lab")
 
 
@@ -69,6 +69,7 @@ class Supervisor:
         self._agents: dict[Path, _Agent] = {}
         self._jobs: queue.Queue[_Job] = queue.Queue()
         self._stopping = False
+        self._answering: list[threading.Thread] = []
 
     def run(self) -> None:
         """Keep agents running until SIGTERM, SIGINT or an order to stop."""
@@ -89,6 +90,8 @@ class Supervisor:
             listener.close()
             self._layout.socket.unlink(missing_ok=True)
             self._end_all()
+            for thread in self._answering:  # the order to stop is answered too
+                thread.join(STOP_TIMEOUT_S)
             _log.info("supervisor ends")
 
     def _stop(self) -> None:
@@ -99,14 +102,22 @@ class Supervisor:
     def _turn(self) -> None:
         """Bring what runs to what shall run."""
         now = time.monotonic()
-        wanted = {directory for _, directory in self._layout.all_hsms()}
+        try:
+            wanted = {directory for _, directory in self._layout.all_hsms()}
+        except OSError:
+            _log.exception("the hosts cannot be read; what runs goes on")
+            return
         for directory in sorted(wanted):
             agent = self._agents.setdefault(directory, _Agent())
             if agent.process is not None and agent.process.poll() is not None:
                 self._note_death(directory, agent, now)
             held = (directory / "down").exists()
             if agent.process is None and not held and now >= agent.next_at_s:
-                self._spawn(directory, agent, now)
+                try:
+                    self._spawn(directory, agent, now)
+                except OSError as exc:
+                    _log.warning("%s cannot be started: %s", directory.name, exc)
+                    self._note_death(directory, agent, now)
         for directory in set(self._agents) - wanted:
             self._end(self._agents.pop(directory))
 
@@ -117,14 +128,15 @@ class Supervisor:
         wait = BACKOFF_S[min(agent.deaths, len(BACKOFF_S) - 1)]
         agent.deaths += 1
         agent.next_at_s = now + wait
-        status = process.returncode if process else "?"
+        status = process.returncode if process else "none"
         _log.warning("%s ended with status %s, again in %.1f s", directory.name, status, wait)
 
     def _spawn(self, directory: Path, agent: _Agent, now: float) -> None:
         log = directory / "agent.log"
         if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
             log.replace(directory / "agent.log.1")
-        environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        environment["CLOISTER_PARENT"] = str(os.getpid())
         with log.open("ab") as out:
             log.chmod(0o600)
             agent.process = subprocess.Popen(  # noqa: S603  # our own program and directory
@@ -163,8 +175,13 @@ class Supervisor:
             try:
                 sock, _ = listener.accept()
             except OSError:
-                return
-            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+                if self._stopping or listener.fileno() < 0:
+                    return
+                time.sleep(TURN_S)  # no free descriptor, say: the next one may succeed
+                continue
+            thread = threading.Thread(target=self._serve, args=(sock,), daemon=True)
+            self._answering = [t for t in self._answering if t.is_alive()] + [thread]
+            thread.start()
 
     def _serve(self, sock: socket.socket) -> None:
         with sock:
@@ -173,7 +190,11 @@ class Supervisor:
                 return
             job = _Job(order)
             self._jobs.put(job)
-            job.done.wait(STOP_TIMEOUT_S * 4)
+            if not job.done.wait(STOP_TIMEOUT_S * 4):
+                slow = Refusal(
+                    "supervisor-busy", "the order takes too long; ask again", 5, retryable=True
+                )
+                job.answer = Answer(slow)
             try:
                 sock.sendall(pack_frame(1, msgspec.msgpack.encode(job.answer)))
             except OSError:
@@ -183,9 +204,12 @@ class Supervisor:
         try:
             job.answer = self._carry_out(job.order)
         except OrchestratorError as exc:
-            job.answer = Answer(exc.code, str(exc))
-        except OSError as exc:
-            job.answer = Answer("host", f"the host cannot do it: {exc}")
+            job.answer = Answer(refusal_of(exc))
+        except Exception as exc:  # noqa: BLE001  # an order must not end every HSM
+            _log.exception("order %s", job.order.action)
+            job.answer = Answer(
+                Refusal("host", f"the host cannot do it: {exc}", 1, retryable=False)
+            )
         finally:
             job.done.set()
 
@@ -196,6 +220,7 @@ class Supervisor:
         if order.action == "stop":
             self._stop()
             return Answer(pid=os.getpid())
+        check_id("hsm", order.hsm)  # an id is a path's last part here
         directory = layout.hsm_directory(order.host, order.hsm)
         agent = self._agents.setdefault(directory, _Agent())
         match order.action:
@@ -283,6 +308,7 @@ class Supervisor:
 
 def run(home: Path, agent: tuple[str, ...] = (sys.executable, "-m", "orchestrator.agent")) -> int:
     """Run the lab's supervisor; return the exit status."""
+    logging.Formatter.converter = time.gmtime
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )

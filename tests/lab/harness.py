@@ -50,7 +50,7 @@ class Lab:
     def up(self) -> subprocess.Popen[bytes]:
         self.layout.prepare(2)
         with (self.home / "supervisor.err").open("ab") as log:
-            supervisor = subprocess.Popen(  # noqa: S603  # our own program
+            supervisor = subprocess.Popen(  # our own program
                 [sys.executable, "-c", RUN, str(self.home), sys.executable, str(STAND_IN)],
                 stderr=log,
                 env={**os.environ, "CLOUDHSM_PIN": "bob:secret", "CLOUDHSM_ROLE": "admin"},

@@ -1,0 +1,260 @@
+"""What commands call, standing in: fixed answers, and a note of every call that changes something."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from orchestrator.cli.invocation import Services
+from orchestrator.control.backups import BackupVerification
+from orchestrator.control.inspection import AdoptReport, AuditCheck
+from orchestrator.control.views import (
+    BackupState,
+    BackupView,
+    ChangeReport,
+    ClusterState,
+    ClusterView,
+    HostView,
+    HsmCheck,
+    HsmState,
+    HsmView,
+    VerifyReport,
+)
+from orchestrator.lab.lab import LabStatus
+from orchestrator.lab.protocol import AgentStatus
+from orchestrator.model.errors import LoginFailedError
+from orchestrator.model.key_spec import Curve, KeyClass, KeySpec, KeyType
+from orchestrator.model.keys import Attributes, Key, KeyFilter
+from orchestrator.model.roles import Role
+from orchestrator.wire.messages import AuditRecord, KeyDraft, KeyPage, UserView
+
+CLUSTER, HSM, BACKUP = "cluster-aaaaaaaaaaa", "hsm-bbbbbbbbbbb", "backup-ccccccccccc"
+NOON = 1_790_000_000_000
+PASSWORD = "correct-horse"
+DIGEST = "ab" * 32
+
+HSM_VIEW = HsmView(HSM, CLUSTER, "host-1a", "lab-1a", HsmState.ACTIVE, 7, "")
+CHANGE = ChangeReport("0123456789abcdef0123456789abcdef", 8, 1, 1, ())
+BACKUP_VIEW = BackupView(
+    BACKUP, CLUSTER, BackupState.READY, "hsm2m.medium", "FIPS", NOON, None, 7, DIGEST, 11694, 3, 4,
+    "3 of 5 shares",
+)  # fmt: skip
+AGENT = AgentStatus(HSM, "host-1a", "lab-1a", "running", 4242, 12.5)
+EC_PRIVATE = ec.derive_private_key(5, ec.SECP256R1())
+RSA_PRIVATE = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def spki(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
+    return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def make_key(key_class: KeyClass, spec: KeySpec, label: str, ref: int = 0x70000) -> Key:
+    public = {KeyType.EC: spki(EC_PRIVATE), KeyType.RSA: spki(RSA_PRIVATE)}.get(spec.type, b"")
+    is_private = key_class is not KeyClass.PUBLIC
+    attributes = Attributes(private=is_private, sensitive=is_private, verify=not is_private)
+    return Key(
+        ref, key_class, spec, label, b"\x01", "alice", (), attributes, b"", public, b"\xab\xcd\xef"
+    )
+
+
+EC_SPEC = KeySpec(KeyType.EC, 256, Curve.P256)
+
+
+@dataclass
+class StandIns(Services):
+    """Answers as an active cluster of one HSM would."""
+
+    root: Path
+    state: ClusterState = ClusterState.ACTIVE
+    raises: BaseException | None = None
+    key: Key = field(default_factory=lambda: make_key(KeyClass.PUBLIC, EC_SPEC, "web"))
+    total_keys: int = 1
+    consistent: bool = True
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+
+    # --- Services ---
+
+    def home(self) -> Path:
+        return self.root
+
+    def plane(self) -> Any:
+        return self
+
+    def backups(self, plane: Any) -> Any:
+        note = self.note
+        checked = BackupVerification(BACKUP, 7, DIGEST, "cd" * 32, True, HSM)
+        return SimpleNamespace(
+            create=lambda _: BACKUP_VIEW,
+            list=lambda: [BACKUP_VIEW],
+            view=lambda _: BACKUP_VIEW,
+            verify=lambda _: checked,
+            export=note("export"),
+            import_=lambda _: BACKUP_VIEW,
+            delete=note("delete-backup", BACKUP_VIEW),
+        )
+
+    def inspection(self, plane: Any) -> Any:
+        problem = "" if self.consistent else "is behind"
+        check = HsmCheck(HSM, 7, DIGEST, 30, problem)
+        problems = (f"{HSM}: {problem}",) if problem else ()
+        record = AuditRecord(0, NOON, "login", "admin admin", "", "done", bytes(32))
+        return SimpleNamespace(
+            verify=lambda _: VerifyReport(CLUSTER, self.consistent, 7, (check,), problems),
+            adopt=self.note("adopt", AdoptReport(CLUSTER, 7, (HSM,))),
+            audit=lambda *_: [record],
+            verify_audit=lambda _: [AuditCheck(HSM, 30, problem)],
+        )
+
+    def recovery(self, plane: Any) -> Any:
+        return SimpleNamespace(recover=self.note("recover", self.view()))
+
+    def lab(self) -> Any:
+        status = LabStatus(str(self.root), True, 4241, ("lab-1a", "lab-1b"), (AGENT,))
+        files = (Path("lab/ca/cluster.crt"), Path("lab/ca/ca.crt"))
+        return SimpleNamespace(
+            up=self.note("up", status),
+            status=lambda _: status,
+            down=self.note("down"),
+            destroy=self.note("destroy"),
+            kill=self.note("kill", AGENT),
+            start=self.note("start", AGENT),
+            sign_csr=lambda *_: files,
+        )
+
+    def demo(self) -> Any:
+        steps = [{"step": "sign", "result": "3 of 3", "is_good": self.consistent}]
+        report = {"is_successful": self.consistent, "steps": steps}
+        return SimpleNamespace(run=lambda _: report)
+
+    # --- the control plane ---
+
+    def note(self, name: str, result: Any = None) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            self.calls.append((name, *args, *kwargs.values()))
+            return result
+
+        return called
+
+    def view(self) -> ClusterView:
+        hsms = () if self.state is ClusterState.UNINITIALIZED else (HSM_VIEW,)
+        return ClusterView(
+            CLUSTER, self.state, "hsm2m.medium", "FIPS", ("lab-1a", "lab-1b"), NOON, "", hsms, 7, ()
+        )
+
+    def close(self) -> None:
+        self.calls.append(("close",))
+
+    @property
+    def records(self) -> Any:
+        if self.raises is not None:
+            raise self.raises
+        return SimpleNamespace(
+            resolve_cluster=self.note("resolve", CLUSTER),
+            resolve_hsm=lambda *_: (CLUSTER, HSM),
+            resolve_backup=lambda _: BACKUP,
+            clusters=lambda: [CLUSTER],
+        )
+
+    @property
+    def infrastructure(self) -> Any:
+        return SimpleNamespace(hosts=lambda: [SimpleNamespace(name="host-1a", zone="lab-1a")])
+
+    def clusters(self) -> list[ClusterView]:
+        if self.raises is not None:
+            raise self.raises
+        return [self.view()]
+
+    def cluster(self, cluster: str) -> ClusterView:
+        return self.view()
+
+    def create_cluster(self, *args: Any) -> ClusterView:
+        self.calls.append(("create-cluster", *args))
+        return self.view()
+
+    def csr(self, cluster: str) -> bytes:
+        return b"-----BEGIN CERTIFICATE REQUEST-----\n"
+
+    def initialize(self, *args: Any) -> ClusterView:
+        self.calls.append(("initialize", *args))
+        return self.view()
+
+    def activate(self, *args: Any) -> ChangeReport:
+        self.calls.append(("activate", *args))
+        return CHANGE
+
+    def delete_cluster(self, cluster: str) -> None:
+        self.calls.append(("delete-cluster", cluster))
+
+    def hsms(self, cluster: str) -> list[HsmView]:
+        return [HSM_VIEW]
+
+    def create_hsm(self, cluster: str, zone: str, *, host: str | None) -> HsmView:
+        self.calls.append(("create-hsm", zone, host))
+        return HSM_VIEW
+
+    def delete_hsm(self, cluster: str, hsm: str, *, force: bool) -> None:
+        self.calls.append(("delete-hsm", hsm, force))
+
+    def host_views(self, cluster: str) -> list[HostView]:
+        admitted = HostView("host-1a", "lab-1a", bytes(32), "SHA256:00", True)
+        return [admitted, HostView("host-1b", "lab-1b", bytes(32), "SHA256:01", False)]
+
+    def users(self, cluster: str) -> tuple[UserView, ...]:
+        return (UserView("admin", Role.ADMIN, False),)
+
+    def login(self, cluster: str, role: Role, name: str, password: bytes) -> Any:
+        self.calls.append(("login", role, name, password))
+        if password != PASSWORD.encode():
+            raise LoginFailedError("user, role or password is wrong")
+        return FakeSession(self, role, name)
+
+    def changes(self, cluster: str, session: Any) -> Any:
+        names = ("create_user", "delete_user", "change_password", "admit_host", "expel_host")
+        return SimpleNamespace(
+            **{name: self.note(name, CHANGE) for name in names},
+            delete_key=self.note("delete_key", CHANGE),
+            generate_keys=self.generate_keys,
+            create_recovery_key=self.note("create_recovery_key", ["alpha beta"] * 5),
+        )
+
+    def generate_keys(
+        self, spec: KeySpec, drafts: tuple[KeyDraft, ...], *, request: str | None = None
+    ) -> tuple[ChangeReport, tuple[Key, ...]]:
+        self.calls.append(("generate_keys", spec, drafts, request))
+        return CHANGE, made(spec, drafts)
+
+
+def made(spec: KeySpec, drafts: tuple[KeyDraft, ...]) -> tuple[Key, ...]:
+    return tuple(make_key(d.key_class, spec, d.label, 0x70000 + i) for i, d in enumerate(drafts))
+
+
+@dataclass
+class FakeSession:
+    services: StandIns
+    role: Role
+    name: str
+
+    def close(self) -> None:
+        self.services.calls.append(("close-session",))
+
+    def find_key(self, key_filter: KeyFilter) -> Key:
+        self.services.calls.append(("find", key_filter))
+        return self.services.key
+
+    def list_keys(self, key_filter: KeyFilter, offset: int, limit: int) -> KeyPage:
+        self.services.calls.append(("list", key_filter, offset, limit))
+        return KeyPage((self.services.key,), self.services.total_keys)
+
+    def make_session_keys(self, spec: KeySpec, drafts: tuple[KeyDraft, ...]) -> tuple[Key, ...]:
+        self.services.calls.append(("session-keys", spec, drafts))
+        return made(spec, drafts)
+
+    def sign(self, ref: int, mechanism: Any, digest: bytes, hsm: str | None) -> bytes:
+        self.services.calls.append(("sign", ref, mechanism, digest, hsm))
+        return bytes(31) + b"\x01" + bytes(31) + b"\x02"
