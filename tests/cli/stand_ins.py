@@ -50,6 +50,12 @@ EC_PRIVATE = ec.derive_private_key(5, ec.SECP256R1())
 RSA_PRIVATE = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
+@dataclass(frozen=True)
+class DemoReport:
+    is_successful: bool
+    steps: list[dict[str, object]]
+
+
 def spki(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
     return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
@@ -128,8 +134,8 @@ class StandIns(Services):
         )
 
     def demo(self) -> Any:
-        steps = [{"step": "sign", "result": "3 of 3", "is_good": self.consistent}]
-        report = {"is_successful": self.consistent, "steps": steps}
+        step = {"step": "sign", "measured": "3 of 3", "is_good": self.consistent}
+        report = DemoReport(self.consistent, [step])
         return SimpleNamespace(run=lambda _: report)
 
     # --- the control plane ---
