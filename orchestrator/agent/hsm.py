@@ -100,6 +100,7 @@ class Hsm:
             identity=core.store.identity_public(),
             box=core.store.box_public(),
             cluster=meta.cluster if meta else "",
+            mode=meta.mode if meta else "",
             phase=phase,
             seq=state.seq,
             head=state.head,

@@ -151,46 +151,39 @@ class Inspection:
         self._record(name, found[name])
         seq = self._plane.controller(name).adopt(chosen)
         self._plane.publish_endpoints(name)
-        return AdoptReport(name, seq, tuple(row.hsm_id for row in found[name]))
+        return AdoptReport(name, seq, tuple(row.hsm_id for row, _ in found[name]))
 
-    def _discover(self) -> dict[str, list[HsmRow]]:
+    def _discover(self) -> dict[str, list[tuple[HsmRow, m.Welcome]]]:
         plane = self._plane
-        found: dict[str, list[HsmRow]] = {}
+        found: dict[str, list[tuple[HsmRow, m.Welcome]]] = {}
         for info in plane.infrastructure.hosts():
             for hsm in plane.infrastructure.hsms(info.name):
                 try:
                     channel = plane.dial(info.name, hsm)()
+                    welcome = expect(channel.call(m.Hello(), 3.0), m.Welcome)
+                    channel.close()
                 except OrchestratorError:
-                    continue
-                with_welcome = expect(channel.call(m.Hello(), 3.0), m.Welcome)
-                channel.close()
-                if with_welcome.cluster and not with_welcome.removed:
-                    row = HsmRow(
-                        hsm, with_welcome.cluster, info.name, info.zone, HsmState.ACTIVE,
-                        plane.clock.now_ms(),
-                    )  # fmt: skip
-                    found.setdefault(with_welcome.cluster, []).append(row)
+                    continue  # one that does not answer has no voice
+                if welcome.cluster and not welcome.removed:
+                    now = plane.clock.now_ms()
+                    row = HsmRow(hsm, welcome.cluster, info.name, info.zone, HsmState.ACTIVE, now)
+                    found.setdefault(welcome.cluster, []).append((row, welcome))
         return found
 
-    def _record(self, cluster: str, rows: list[HsmRow]) -> None:
-        plane = self._plane
-        if not any(row.cluster_id == cluster for row in plane.records.clusters()):
-            channel = plane.dial(rows[0].host, rows[0].hsm_id)()
-            profile = expect(channel.call(m.Hello(), 3.0), m.Welcome).profile
-            channel.close()
+    def _record(self, cluster: str, found: list[tuple[HsmRow, m.Welcome]]) -> None:
+        """Bring lost or old records to what the hosts show."""
+        plane, records = self._plane, self._plane.records
+        if not any(row.cluster_id == cluster for row in records.clusters()):
             zones = ",".join(sorted({host.zone for host in plane.infrastructure.hosts()}))
-            plane.records.put_cluster(
-                ClusterRow(
-                    cluster,
-                    profile,
-                    "",
-                    zones,
-                    ClusterState.UNINITIALIZED,
-                    plane.clock.now_ms(),
-                    "",
-                )
+            welcome, now = found[0][1], plane.clock.now_ms()
+            state = ClusterState.UNINITIALIZED  # what it is now, its HSMs tell
+            records.put_cluster(
+                ClusterRow(cluster, welcome.profile, welcome.mode, zones, state, now, "")
             )
-        known = {row.hsm_id for row in plane.records.hsms(cluster)}
-        for row in rows:
-            if row.hsm_id not in known:
-                plane.records.add_hsm(row)
+        for row, _ in found:
+            records.put_hsm(row)
+        present = {row.hsm_id for row, _ in found}
+        for row in records.hsms(cluster):
+            where = plane.infrastructure.hsm_directory(row.host, row.hsm_id)
+            if row.hsm_id not in present and not where.exists():
+                records.set_hsm_state(row.hsm_id, HsmState.DELETED)

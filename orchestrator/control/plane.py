@@ -27,7 +27,7 @@ from orchestrator.client.directory import (
     read_anchor,
 )
 from orchestrator.client.session import Session, expect
-from orchestrator.client.trust import seal_password
+from orchestrator.client.trust import check_hsm, seal_password
 from orchestrator.control.changes import Changes
 from orchestrator.control.controller import Controller
 from orchestrator.control.database import open_database
@@ -202,11 +202,12 @@ class ControlPlane:
         csr = x509.load_pem_x509_csr(self.csr(cluster))
         check_cluster_certificate(certificate, trust_anchor, public_bytes(csr), self.clock.now_ms())
         change = m.InitializeCluster(certificate, trust_anchor)
-        phases = [w.phase for w in controller.roster.hear().welcomes.values()]
-        if Phase.UNINITIALIZED in phases:
+        welcomes = controller.roster.hear().welcomes.values()
+        if Phase.UNINITIALIZED in [welcome.phase for welcome in welcomes]:
             controller.change(lambda _: change, request=f"initialize-{cluster}")
-        elif read_anchor(self.home, cluster) != _pem(trust_anchor):
-            raise RefusedError("not-uninitialized", f"cluster {cluster} is initialised already")
+        else:  # again: only what is published can be mended, and only by the same anchor
+            for welcome in welcomes:
+                check_hsm(welcome, cluster, trust_anchor)
         publish(self.published(cluster) / "anchor.pem", _pem(trust_anchor))
         self.publish_endpoints(cluster)
         return self.cluster(cluster)
@@ -310,7 +311,7 @@ class ControlPlane:
                 HsmState.CREATE_IN_PROGRESS,
                 self.clock.now_ms(),
             )
-            self.records.add_hsm(hsm)
+            self.records.put_hsm(hsm)
             self.on_step(Step.HSM_RECORDED)
         try:
             self._make(row, hsm)

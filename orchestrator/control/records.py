@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Engine, insert, select, update
+from sqlalchemy import Engine, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from orchestrator.control.database import backups, clusters, hsms
@@ -107,10 +107,15 @@ class Records:
                 return row
         raise NotFoundError("HSM", hsm, "see `cloister hsm list`")
 
-    def add_hsm(self, row: HsmRow) -> None:
-        """Record a new HSM."""
+    def put_hsm(self, row: HsmRow) -> None:
+        """Record an HSM, new or found again."""
+        values = {name: getattr(row, name) for name in row.__slots__}
         with self._engine.begin() as db:
-            db.execute(insert(hsms).values({name: getattr(row, name) for name in row.__slots__}))
+            db.execute(
+                upsert(hsms)
+                .values(values)
+                .on_conflict_do_update(index_elements=["hsm_id"], set_=values)
+            )
 
     def set_hsm_state(self, hsm: str, state: HsmState) -> None:
         """Record an HSM's state."""

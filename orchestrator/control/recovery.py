@@ -61,7 +61,7 @@ class Recovery:
             HsmState.CREATE_IN_PROGRESS, now,
         )  # fmt: skip
         plane.records.put_cluster(row)
-        plane.records.add_hsm(hsm)
+        plane.records.put_hsm(hsm)
         try:
             plane.infrastructure.create_hsm(hsm.host, hsm.hsm_id, row.hsm_type)
             roster = plane.controller(row.cluster_id).roster

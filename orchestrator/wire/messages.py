@@ -415,6 +415,7 @@ class Welcome(Record, tag=True):
     identity: bytes
     box: bytes
     cluster: str
+    mode: str
     phase: Phase | None
     seq: int
     head: bytes

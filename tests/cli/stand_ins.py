@@ -26,6 +26,7 @@ from orchestrator.control.views import (
     HsmView,
     VerifyReport,
 )
+from orchestrator.lab.demo import Row
 from orchestrator.lab.lab import LabStatus
 from orchestrator.lab.protocol import AgentStatus
 from orchestrator.model.errors import LoginFailedError
@@ -38,9 +39,10 @@ CLUSTER, HSM, BACKUP = "cluster-aaaaaaaaaaa", "hsm-bbbbbbbbbbb", "backup-ccccccc
 NOON = 1_790_000_000_000
 PASSWORD = "correct-horse"
 DIGEST = "ab" * 32
+WARNING = "no recovery key: if every HSM is lost, so is every key"
 
 HSM_VIEW = HsmView(HSM, CLUSTER, "host-1a", "lab-1a", HsmState.ACTIVE, 7, "")
-CHANGE = ChangeReport("0123456789abcdef0123456789abcdef", 8, 1, 1, ())
+CHANGE = ChangeReport("0123456789abcdef0123456789abcdef", 8, 2, 3, ("hsm-ddddddddddd",))
 BACKUP_VIEW = BackupView(
     BACKUP, CLUSTER, BackupState.READY, "hsm2m.medium", "FIPS", NOON, None, 7, DIGEST, 11694, 3, 4,
     "3 of 5 shares",
@@ -48,12 +50,6 @@ BACKUP_VIEW = BackupView(
 AGENT = AgentStatus(HSM, "host-1a", "lab-1a", "running", 4242, 12.5)
 EC_PRIVATE = ec.derive_private_key(5, ec.SECP256R1())
 RSA_PRIVATE = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-
-
-@dataclass(frozen=True)
-class DemoReport:
-    is_successful: bool
-    steps: list[dict[str, object]]
 
 
 def spki(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
@@ -65,7 +61,17 @@ def make_key(key_class: KeyClass, spec: KeySpec, label: str, ref: int = 0x70000)
     is_private = key_class is not KeyClass.PUBLIC
     attributes = Attributes(private=is_private, sensitive=is_private, verify=not is_private)
     return Key(
-        ref, key_class, spec, label, b"\x01", "alice", (), attributes, b"", public, b"\xab\xcd\xef"
+        ref,
+        key_class,
+        spec,
+        label,
+        b"\x01",
+        "alice",
+        ("bob",),
+        attributes,
+        b"",
+        public,
+        b"\xab\xcd\xef",
     )
 
 
@@ -134,9 +140,11 @@ class StandIns(Services):
         )
 
     def demo(self) -> Any:
-        step = {"step": "sign", "measured": "3 of 3", "is_good": self.consistent}
-        report = DemoReport(self.consistent, [step])
-        return SimpleNamespace(run=lambda _: report)
+        def run(say: Callable[[str], None]) -> list[Row]:
+            say("signing")
+            return [Row("sign", "3 of 3", 0.5)]
+
+        return SimpleNamespace(run=run)
 
     # --- the control plane ---
 
@@ -150,7 +158,16 @@ class StandIns(Services):
     def view(self) -> ClusterView:
         hsms = () if self.state is ClusterState.UNINITIALIZED else (HSM_VIEW,)
         return ClusterView(
-            CLUSTER, self.state, "hsm2m.medium", "FIPS", ("lab-1a", "lab-1b"), NOON, "", hsms, 7, ()
+            CLUSTER,
+            self.state,
+            "hsm2m.medium",
+            "FIPS",
+            ("lab-1a", "lab-1b"),
+            NOON,
+            "",
+            hsms,
+            7,
+            (WARNING,),
         )
 
     def close(self) -> None:
