@@ -29,7 +29,7 @@ except BlockingIOError:
     sys.exit(3)
 (directory / "environment").write_text("\n".join(os.environ))
 welcome = Welcome(
-    directory.name, "", "", "", b"", b"", b"", "", None, 0, b"", None, b"", b"", False, "", 0
+    directory.name, "", "", "", b"", b"", b"", "", "", None, 0, b"", None, b"", b"", False, "", 0
 )
 listener = listen(directory / "agent.sock")
 while True:
