@@ -23,6 +23,7 @@ from orchestrator.model.errors import (
     OrchestratorError,
     RefusedError,
     TamperedError,
+    UnavailableError,
     UsageError,
 )
 from orchestrator.model.keys import Key
@@ -52,16 +53,39 @@ class Hsm:
         self.joining = Joining(core, self.preparing)
         self.using = Using(core, self.preparing)
         self.tickets = Tickets(core.store)
+        self._peers: set[Peer] = set()
+        core.on_applied.append(self._end_sessions)
 
     def connect(self, uid: int) -> Peer:
         """Return a new connection's peer. The owner of this process is the enrolled channel."""
-        return Peer(uid, uid == os.getuid(), self.core.store.random(32))
+        peer = Peer(uid, uid == os.getuid(), self.core.store.random(32))
+        self._peers.add(peer)
+        return peer
 
     def disconnect(self, peer: Peer) -> None:
         """End a connection: its session keys die."""
-        for ref in list(peer.session_keys):
-            self.core.loaded.drop(ref)
-        peer.session_keys.clear()
+        self._peers.discard(peer)
+        self._drop_session_keys(peer, lambda _key, _login: True)
+
+    def _drop_session_keys(self, peer: Peer, ends: Callable[[Key, str], bool]) -> None:
+        for ref, (key, login) in list(peer.session_keys.items()):
+            if ends(key, login):
+                peer.session_keys.pop(ref, None)
+                self.core.loaded.drop(ref)
+
+    def _end_sessions(self, change: e.Change) -> None:
+        """Session keys end with their login, and with everything that ends it."""
+        match change:
+            case e.LoginEnded():
+                ended = change.login
+                for peer in list(self._peers):
+                    self._drop_session_keys(peer, lambda _, login: login == ended)
+            case e.PasswordChanged() | e.UserDeleted() if change.role is Role.CRYPTO_USER:
+                name = change.name
+                for peer in list(self._peers):
+                    self._drop_session_keys(peer, lambda key, _: key.owner == name)
+            case _:
+                pass
 
     def answer(self, request: m.Request, peer: Peer) -> m.Reply:
         """Answer a request; errors that Cloister raises on purpose become a Refusal."""
@@ -78,6 +102,8 @@ class Hsm:
             role = Role.APPLIANCE_USER if peer.is_enrolled else Role.NONE
             return Caller(role, APPLIANCE_NAME if peer.is_enrolled else "", "", peer)
         state = self.core.state
+        if self.core.is_removed:
+            raise UnavailableError(f"{self.core.config.hsm} has left the cluster")
         body = self.tickets.check(ticket, state, self.core.clock.now_ms(), peer.uid)
         if (seen := getattr(request, "seen", 0)) > state.seq:
             raise BehindError(state.seq, seen)

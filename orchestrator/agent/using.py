@@ -92,6 +92,9 @@ class Using:
             raise RefusedError("limit", f"a connection has at most {SESSION_KEYS_MAX} session keys")
         keys = self._preparing.make_keys(asked.spec, asked.drafts, caller, token=False)
         held.update({key.ref: (key, caller.login) for key in keys})
+        core, refs = self._core, " ".join(f"0x{key.ref:016x}" for key in keys)
+        who = f"{caller.role}/{caller.name}"
+        core.vault.audit(core.line("session-keys-created", who, refs, "done"))
         return m.KeyPage(tuple(without_blob(key) for key in keys), len(keys))
 
     def drop_session_key(self, asked: m.DropSessionKey, caller: Caller) -> m.Done:

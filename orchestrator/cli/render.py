@@ -13,8 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import Enum
-from typing import TextIO
+from typing import Final, TextIO
 
+_STYLES: Final = {
+    **dict.fromkeys(("ACTIVE", "READY", "ok", "running"), "green"),
+    **dict.fromkeys(("DEGRADED", "fail", "down"), "red"),
+    "warn": "yellow",
+}
 Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
 
 
@@ -112,7 +117,8 @@ def _write_table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]], out: T
         for head in heads:
             table.add_column(head, overflow="fold")
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))  # Text: names are no markup
+            # Text: names that people chose are no markup.
+            table.add_row(*(Text(cell, _STYLES.get(cell, "")) for cell in row))
         Console(file=out).print(table)
         return
     lines = ([heads] if has_heads else []) + list(rows)

@@ -60,33 +60,47 @@ class Node:
         self.outstanding = 0
         self.failures = 0
         self.well_at_s = 0.0
-        self._lock = threading.Lock()
+        self._dialing, self._noting = threading.Lock(), threading.Lock()
         self._link: Link | None = None
 
     def link(self, cluster: str, anchor: bytes) -> Link:
-        """Return the connection, made and checked when there is none."""
-        with self._lock:
+        """Return the connection, made and checked when there is none.
+
+        Raises:
+            UnavailableError: it cannot be made; or it failed lately and somebody else is trying,
+                for a hung HSM must hold up one caller and not all of them.
+        """
+        if (link := self._link) is not None:
+            return link
+        if not self._dialing.acquire(blocking=self.failures == 0):
+            raise UnavailableError(f"{self.hsm} does not answer")
+        try:
             if self._link is None:
-                channel = self._dial()
-                try:
-                    welcome = channel.call(Hello(), HELLO_TIMEOUT_S)
-                    if not isinstance(welcome, Welcome):
-                        raise TamperedError(f"{self.hsm} does not introduce itself")
-                    if welcome.removed:
-                        raise UnavailableError(f"{self.hsm} has left the cluster")
-                    member = check_hsm(welcome, cluster, anchor)
-                    if member.hsm != self.hsm:
-                        raise TamperedError(f"{member.hsm} answers in place of {self.hsm}")
-                except BaseException:
-                    channel.close()
-                    raise
-                self._link = Link(channel, welcome, member)
+                self._link = self._connect(cluster, anchor)
             return self._link
+        finally:
+            self._dialing.release()
+
+    def _connect(self, cluster: str, anchor: bytes) -> Link:
+        channel = self._dial()
+        try:
+            welcome = channel.call(Hello(), HELLO_TIMEOUT_S)
+            if not isinstance(welcome, Welcome):
+                raise TamperedError(f"{self.hsm} does not introduce itself")
+            if welcome.removed:
+                raise UnavailableError(f"{self.hsm} has left the cluster")
+            member = check_hsm(welcome, cluster, anchor)
+            if member.hsm != self.hsm:
+                raise TamperedError(f"{member.hsm} answers in place of {self.hsm}")
+        except BaseException:
+            channel.close()
+            raise
+        return Link(channel, welcome, member)
 
     def broken(self, link: Link | None, now_s: float) -> None:
         """Note a failure; the next request dials anew."""
-        with self._lock:
-            if link is None or self._link is link:
+        with self._noting:
+            if link is not None and self._link is link:
                 self._link = None
             self.failures += 1
             wait = _PENALTY_S[min(self.failures, len(_PENALTY_S)) - 1]
@@ -101,7 +115,7 @@ class Node:
 
     def close(self) -> None:
         """End the connection."""
-        with self._lock:
+        with self._noting:
             link, self._link = self._link, None
         if link is not None:
             link.channel.close()

@@ -39,6 +39,11 @@ class Outcome:
 Run = Callable[..., Outcome]
 
 
+def words(text: str) -> list[str]:
+    """Return the arguments that a shell would make of this."""
+    return text.split()
+
+
 @pytest.fixture
 def services(tmp_path: Path) -> StandIns:
     return StandIns(tmp_path)

@@ -17,7 +17,6 @@ from typing import Final
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from orchestrator.cli.errors import wants_json
 from orchestrator.cli.main import main
 from orchestrator.cli.render import plain
 from tests.cli import scenarios
@@ -61,7 +60,6 @@ def output(name: str, directory: Path) -> dict[str, object]:
     scenario = scenarios.SCENARIOS[name]
     services = StandIns(directory)
     argv = [*name.split(), *scenarios.prepare(scenario, services, directory), "--output", "json"]
-    assert wants_json(argv)
     os.environ.update(scenarios.environment(scenario))
     out, err = io.StringIO(), io.StringIO()
     before, sys.stdin = sys.stdin, io.TextIOWrapper(io.BytesIO(scenario.stdin.encode()))
