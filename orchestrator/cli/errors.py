@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.model.errors import OrchestratorError, PendingError, UsageError
@@ -54,11 +55,7 @@ class InternalError(OrchestratorError):
 
 def wants_json(arguments: Sequence[str]) -> bool:
     """Tell from raw arguments whether errors are to be JSON: parsing may be what failed."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
-    return any(
-        first == "--output=json" or (first == "--output" and second == "json")
-        for first, second in pairs
-    )
+    return "--output=json" in arguments or ("--output", "json") in pairwise(arguments)
 
 
 def report(error: OrchestratorError, *, as_json: bool) -> int:

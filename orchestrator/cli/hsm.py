@@ -57,7 +57,10 @@ def delete(
         bool, typer.Option("--force", help="Also the last one without a recovery key.")
     ] = False,
 ) -> None:
-    """Remove an HSM from the cluster and destroy its token; a backup is taken."""
+    """Remove an HSM from the cluster and destroy its token.
+
+    The last one goes only after a backup that a recovery key can open.
+    """
     cluster, hsm_id = call.hsm(hsm)
     call.confirm(f"Remove {hsm_id} from {cluster} and destroy its token?")
     with call.progress(f"Removing {hsm_id}"):

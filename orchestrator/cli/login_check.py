@@ -13,7 +13,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "login-check", LOGIN)
     def login_check(call: Invocation) -> None:
-        """Log in, say as whom, and log out.
+        """Log in and say as whom; the login ends with the command.
 
         Example:
           CLOUDHSM_ROLE=crypto-user CLOUDHSM_PIN=alice:... cloister login-check

@@ -14,7 +14,7 @@ from orchestrator.cli import completion, credentials, files, next_steps
 from orchestrator.cli.command import NOTHING, Needs, command, group
 from orchestrator.cli.invocation import Invocation
 from orchestrator.cli.options import BackupArgument
-from orchestrator.model.errors import UsageError
+from orchestrator.model.errors import PendingError, UsageError
 from orchestrator.model.roles import Role
 
 app = group("recovery", "Recovery: shares for custodians, and a cluster from a backup.")
@@ -49,20 +49,22 @@ def create_shares(
     changes = call.changes(Role.ADMIN)
     # The files come first: words that cannot be kept must not become the cluster's recovery key.
     drafts = _create_files(output_dir, shares) if output_dir else []
-    is_kept = False
-    try:
-        with call.progress("Making the recovery key"):
-            words = changes.create_recovery_key(threshold, shares)
-        about = f"share {{}} of {shares} for {call.cluster_id}; {threshold} are needed"
+    about = f"share {{}} of {shares} for {call.cluster_id}; {threshold} are needed"
+
+    def keep(words: list[str]) -> None:
         for number, (_, descriptor) in enumerate(drafts, start=1):
             header = f"# Cloister recovery, {about.format(number)}\n"
             files.write_and_close(descriptor, f"{header}{words[number - 1]}\n".encode())
-        is_kept = True
-    finally:
-        if not is_kept:
-            _remove(drafts)
-    if not drafts:
-        _show_one_by_one(words, about)
+        if not drafts:
+            _show_one_by_one(words, about)
+
+    try:
+        changes.create_recovery_key(threshold, shares, keep)
+    except PendingError:
+        raise  # committed: these shares are the cluster's
+    except BaseException:
+        _remove(drafts)
+        raise
     result = {
         "cluster_id": call.cluster_id,
         "threshold": threshold,

@@ -101,6 +101,8 @@ def _cell(name: str, value: Plain) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(str(item) for item in value) or "-"
+    if isinstance(value, float):
+        return f"{value:.1f}"
     if isinstance(value, int) and (name == "at" or name.endswith("_at")):
         return f"{datetime.fromtimestamp(value / 1000, UTC):%Y-%m-%d %H:%M:%SZ}"
     return str(value)

@@ -95,13 +95,20 @@ class Changes:
         return self._plain(m.DeleteKey(ref), request)
 
     def create_recovery_key(
-        self, threshold: int, shares: int, *, request: str | None = None
+        self, threshold: int, shares: int, keep: Callable[[list[str]], None] = lambda _: None
     ) -> list[str]:
-        """Make a recovery key here, enter its public half, and return the custodians' words."""
+        """Make a recovery key here, enter its public half, and return the custodians' words.
+
+        Args:
+            threshold: how many shares give the key back.
+            shares: how many there are.
+            keep: is given the words before the key becomes the cluster's, so that no answer
+                that is late or lost can leave a recovery key that nobody holds.
+        """
         seed = secrets.token_bytes(SEED_BYTES)
         words = split_seed(seed, threshold, shares)
-        point = point_of(recovery_key(seed))
-        self._plain(m.SetRecoveryKey(point, threshold, shares), request)
+        keep(words)
+        self._plain(m.SetRecoveryKey(point_of(recovery_key(seed)), threshold, shares), None)
         return words
 
     def logout(self) -> ChangeReport:

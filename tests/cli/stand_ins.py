@@ -245,13 +245,21 @@ class StandIns(Services):
             raise LoginFailedError("user, role or password is wrong")
         return FakeSession(self, role, name)
 
+    def recovery_key(
+        self, threshold: int, shares: int, keep: Callable[[list[str]], None]
+    ) -> list[str]:
+        self.calls.append(("create_recovery_key", threshold, shares))
+        words = ["alpha beta"] * shares
+        keep(words)
+        return words
+
     def changes(self, cluster: str, session: Any) -> Any:
         names = ("create_user", "delete_user", "change_password", "admit_host", "expel_host")
         return SimpleNamespace(
             **{name: self.note(name, CHANGE) for name in names},
             delete_key=self.note("delete_key", CHANGE),
             generate_keys=self.generate_keys,
-            create_recovery_key=self.note("create_recovery_key", ["alpha beta"] * 5),
+            create_recovery_key=self.recovery_key,
         )
 
     def generate_keys(
