@@ -417,17 +417,19 @@ def run(say: Callable[[str], None], after: Callable[[str], None] = lambda _: Non
         raise RefusedError("no-openssl", "the openssl command is missing; install openssl")
     directory = Path(tempfile.mkdtemp(prefix="cloister-demo-"))
     demo = Demo(directory / "home", say, after)
-    old = None
-    if threading.current_thread() is threading.main_thread():
-        old = signal.signal(signal.SIGTERM, _interrupt)
+    in_main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
+    old = [signal.signal(number, _interrupt) for number in numbers]
     try:
         return demo.run()
     finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not end the clearing up
         demo.close()
         lab.destroy(demo.home, include_backups=True)
         shutil.rmtree(directory, ignore_errors=True)
-        if old is not None:
-            signal.signal(signal.SIGTERM, old)
+        for number, handler in zip(numbers, old, strict=True):
+            signal.signal(number, handler)
 
 
 def _interrupt(*_: object) -> None:
