@@ -32,6 +32,7 @@ from orchestrator.control.changes import Changes
 from orchestrator.control.controller import Controller
 from orchestrator.control.database import open_database
 from orchestrator.control.hosts import HostInfo, Hosts
+from orchestrator.control.joining import Joining
 from orchestrator.control.ledger import Ledger
 from orchestrator.control.profiles import load_profiles, profile_path
 from orchestrator.control.records import ClusterRow, HsmRow, Records
@@ -45,7 +46,6 @@ from orchestrator.control.views import (
     HsmView,
 )
 from orchestrator.model.clock import Clock
-from orchestrator.model.entries import SignedJoinRequest
 from orchestrator.model.errors import (
     NotFoundError,
     OrchestratorError,
@@ -313,10 +313,11 @@ class ControlPlane:
             )
             self.records.put_hsm(hsm)
             self.on_step(Step.HSM_RECORDED)
+        joining = Joining(self)
         try:
-            self._make(row, hsm)
+            joining.make(row, hsm)
         except OrchestratorError as exc:
-            if not exc.retryable and not self._is_member(cluster, hsm.hsm_id):
+            if not exc.retryable and not joining.is_member(cluster, hsm.hsm_id):
                 self.infrastructure.destroy_hsm(hsm.host, hsm.hsm_id)
                 self.records.set_hsm_state(hsm.hsm_id, HsmState.DELETED)
             raise
@@ -348,110 +349,6 @@ class ControlPlane:
                 "not-activated",
                 f"Cluster '{cluster}' already contains an HSM but has not yet been fully activated",
             )
-
-    def _make(self, row: ClusterRow, hsm: HsmRow) -> None:
-        cluster, controller = row.cluster_id, self.controller(row.cluster_id)
-        self.infrastructure.create_hsm(hsm.host, hsm.hsm_id, row.hsm_type)
-        self.on_step(Step.HSM_STARTED)
-        head = controller.ledger.head()
-        others = [h for h in self.records.hsms(cluster) if h.hsm_id != hsm.hsm_id]
-        if not others and not row.source_backup:
-            self._make_first(row, hsm.hsm_id)
-        elif not others and head.seq == 0:
-            from orchestrator.control.recovery import Recovery  # noqa: PLC0415  # stands on this
-
-            Recovery(self).restore_from_clone(row, hsm)
-        else:
-            self.join(cluster, hsm)
-
-    def _make_first(self, row: ClusterRow, hsm: str) -> None:
-        controller = self.controller(row.cluster_id)
-        request = f"create-{row.cluster_id}"
-        entry = controller.ledger.find(request)
-        if entry is None:
-            change = m.CreateCluster(row.cluster_id, row.mode)
-            reply = controller.roster.call(hsm, m.Prepare(b"", request, change, 0))
-            entry = expect(reply, m.Prepared).entry
-            controller.ledger.commit(entry, is_base=True)
-        self.offer_first(row.cluster_id, hsm)
-
-    def offer_first(self, cluster: str, hsm: str) -> None:
-        """Offer a cluster's first entry to its first HSM."""
-        controller = self.controller(cluster)
-        controller.offer(hsm, controller.ledger.after(0, 1), 0)
-
-    def _is_member(self, cluster: str, hsm: str) -> bool:
-        controller = self.controller(cluster)
-        heard = controller.roster.hear()
-        return hsm in controller.members(heard)
-
-    def join(self, cluster: str, hsm: HsmRow) -> None:
-        """Bring an HSM into the cluster by the cloning handshake."""
-        controller = self.controller(cluster)
-        roster = controller.roster
-        if self._is_member(cluster, hsm.hsm_id):  # cut off after the commit
-            controller.catch_up(hsm.hsm_id)
-            return
-        donor = self._donor(cluster, hsm.hsm_id)
-        if expect(roster.call(hsm.hsm_id, m.Hello()), m.Welcome).seq:
-            self.start_over(hsm)  # it holds a state without having become a member
-        granted, join = self.handshake(controller, donor, hsm, cluster)
-        snapshot = roster.download(donor, granted.blob)
-        roster.upload(hsm.hsm_id, granted.blob, snapshot)
-        accepted = expect(
-            roster.call(hsm.hsm_id, m.JoinAccept(granted.grant, granted.blob)), m.Accepted
-        )
-        self._confirm_digest(controller, accepted, {donor, hsm.hsm_id})
-        change = m.JoinHsm(join, accepted.receipt)
-        controller.change(lambda _: change, request=f"join-{hsm.hsm_id}", author=donor)
-
-    def handshake(
-        self, controller: Controller, donor: str, hsm: HsmRow, cluster: str
-    ) -> tuple[m.Granted, SignedJoinRequest]:
-        """Let an empty HSM ask a member of `controller`'s cluster for the masking key."""
-        challenge = expect(controller.roster.call(donor, m.JoinChallenge()), m.Data).data
-        start = m.JoinStart(cluster, challenge)
-        own = self.controller(cluster).roster
-        try:
-            join = expect(own.call(hsm.hsm_id, start), m.SignedJoin).join
-        except OrchestratorError as exc:
-            if exc.code != "not-empty":
-                raise
-            self.start_over(hsm)  # an earlier attempt left a masking key without a state
-            join = expect(own.call(hsm.hsm_id, start), m.SignedJoin).join
-        return expect(controller.roster.call(donor, m.JoinGrant(join)), m.Granted), join
-
-    def start_over(self, hsm: HsmRow) -> None:
-        """Make an HSM that never became a member anew under the same id."""
-        row = self.records.cluster(hsm.cluster_id)
-        self.infrastructure.destroy_hsm(hsm.host, hsm.hsm_id)
-        self.infrastructure.create_hsm(hsm.host, hsm.hsm_id, row.hsm_type)
-
-    def _donor(self, cluster: str, joiner: str) -> str:
-        controller = self.controller(cluster)
-        heard = controller.roster.hear()
-        able = [h for h in controller.members(heard) if h in heard.welcomes and h != joiner]
-        if not able:
-            raise UnavailableError(f"no HSM of {cluster} is in reach to clone from")
-        donor = max(able, key=lambda hsm: heard.welcomes[hsm].seq)
-        controller.catch_up(donor)
-        return donor
-
-    def _confirm_digest(
-        self, controller: Controller, accepted: m.Accepted, known: set[str]
-    ) -> None:
-        """A second member confirms what the donor said, where there is one at that place."""
-        for hsm in controller.members(controller.roster.hear()):
-            if hsm in known:
-                continue
-            try:
-                said = expect(controller.roster.call(hsm, m.Digest()), m.StateDigest)
-            except OrchestratorError:
-                continue
-            if said.seq == accepted.seq and said.digest != accepted.digest:
-                raise RefusedError(
-                    "digest", f"{hsm} has another state at {said.seq} than the joiner was given"
-                )
 
     def delete_hsm(
         self, cluster: str, hsm_id: str, *, force: bool, compromised: bool = False

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from orchestrator.client.session import expect
 from orchestrator.control.backups import Backups
+from orchestrator.control.joining import Joining
 from orchestrator.control.plane import ControlPlane
 from orchestrator.control.records import ClusterRow, HsmRow
 from orchestrator.control.views import ClusterState, ClusterView, HsmState
@@ -97,7 +98,7 @@ class Recovery:
             living = [h for h in controller.members(heard) if h in heard.welcomes]
             if not living:
                 continue
-            granted, _ = plane.handshake(controller, living[0], hsm, row.cluster_id)
+            granted, _ = Joining(plane).handshake(controller, living[0], hsm, row.cluster_id)
             own = plane.controller(row.cluster_id).roster
             expect(own.call(hsm.hsm_id, m.JoinAccept(granted.grant, "")), m.Accepted)
             self._restore(row, hsm)
@@ -118,7 +119,7 @@ class Recovery:
         reply = controller.roster.call(hsm.hsm_id, m.Prepare(b"", request, change, 0))
         if controller.ledger.find(request) is None:
             controller.ledger.commit(expect(reply, m.Prepared).entry, is_base=True)
-        plane.offer_first(row.cluster_id, hsm.hsm_id)
+        Joining(plane).offer_first(row.cluster_id, hsm.hsm_id)
         directory = plane.published(row.cluster_id)
         anchor = load_certificate(snapshot.manifest.trust_anchor, "the trust anchor")
         publish(directory / "anchor.pem", anchor.public_bytes(Encoding.PEM))
