@@ -1,0 +1,294 @@
+"""A token in memory: a fake, which passes the same contract suite as the real ones."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.keywrap import (
+    InvalidUnwrap,
+    aes_key_unwrap_with_padding,
+    aes_key_wrap_with_padding,
+)
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_private_key,
+)
+
+from orchestrator.client.verify import raw_signature
+from orchestrator.model.errors import RefusedError, UsageError
+from orchestrator.model.key_spec import (
+    DIGEST_BYTES,
+    HashFunction,
+    KeySpec,
+    KeyType,
+    SignMechanism,
+    SignScheme,
+    Usage,
+)
+from orchestrator.tokens.store import (
+    BlobRefusedError,
+    GeneratedKey,
+    Handle,
+    NoMaskingKeyError,
+    TokenError,
+    TokenFullError,
+    Transport,
+)
+
+_HASHES: dict[HashFunction, Callable[[], hashes.HashAlgorithm]] = {
+    HashFunction.SHA1: hashes.SHA1,
+    HashFunction.SHA224: hashes.SHA224,
+    HashFunction.SHA256: hashes.SHA256,
+    HashFunction.SHA384: hashes.SHA384,
+    HashFunction.SHA512: hashes.SHA512,
+}
+Private = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+
+
+@dataclass
+class Durable:
+    """What survives a crash."""
+
+    identity: ec.EllipticCurvePrivateKey
+    box: ec.EllipticCurvePrivateKey
+    state: bytes
+    masking: bytes | None = None
+
+
+_POOL: list[rsa.RSAPrivateKey] = []
+
+
+def _rsa(spec: KeySpec) -> rsa.RSAPrivateKey:
+    """RSA keys are slow to make, and no test here needs them to differ for ever."""
+    if spec.bits != 2048 or spec.public_exponent != 65537:
+        return rsa.generate_private_key(spec.public_exponent, spec.bits)
+    if len(_POOL) < 3:
+        _POOL.append(rsa.generate_private_key(65537, 2048))
+    _POOL.append(_POOL.pop(0))
+    return _POOL[-1]
+
+
+class FakeTokenStore:
+    """TokenStore on `cryptography`; keys are in this process's memory, in clear."""
+
+    def __init__(self, durable: Durable | None = None) -> None:
+        self._durable = durable or Durable(
+            ec.generate_private_key(ec.SECP256R1()),
+            ec.generate_private_key(ec.SECP256R1()),
+            os.urandom(32),
+        )
+        self._transport: ec.EllipticCurvePrivateKey | None = None
+        self._loaded: dict[Handle, tuple[Private | bytes, KeySpec, frozenset[Usage]]] = {}
+        self._next = 1
+        self._lock = threading.Lock()
+
+    def crashed(self) -> FakeTokenStore:
+        """Return the store as it is after a crash: the durable part alone."""
+        return FakeTokenStore(self._durable)
+
+    @property
+    def profile_name(self) -> str:
+        return "fake"
+
+    def identity_public(self) -> bytes:
+        return _spki(self._durable.identity)
+
+    def identity_sign(self, digest: bytes) -> bytes:
+        if len(digest) != 32:
+            raise UsageError("an identity signs 32-byte digests")
+        algorithm = ec.ECDSA(utils.Prehashed(hashes.SHA256()))
+        return raw_signature(self._durable.identity.sign(digest, algorithm))
+
+    def box_public(self) -> bytes:
+        return _point(self._durable.box)
+
+    def box_agree(self, point: bytes) -> bytes:
+        return _agree(self._durable.box, point, ec.SECP256R1())
+
+    def seal(self, plaintext: bytes, aad: bytes) -> bytes:
+        nonce = os.urandom(12)
+        return nonce + AESGCM(self._durable.state).encrypt(nonce, plaintext, aad)
+
+    def unseal(self, sealed: bytes, aad: bytes) -> bytes:
+        return _open(self._durable.state, sealed, aad)
+
+    def random(self, count: int) -> bytes:
+        if not 1 <= count <= 65536:
+            raise UsageError("1 to 65536 bytes")
+        return os.urandom(count)
+
+    def has_masking_key(self) -> bool:
+        return self._durable.masking is not None
+
+    def create_masking_key(self) -> None:
+        self._need_none()
+        self._durable.masking = os.urandom(32)
+
+    def _need_none(self) -> None:
+        if self._durable.masking is not None:
+            raise TokenFullError("there is a masking key already")
+
+    def _masking(self) -> bytes:
+        if self._durable.masking is None:
+            raise NoMaskingKeyError("no masking key")
+        return self._durable.masking
+
+    def transport_open(self) -> bytes:
+        self._transport = ec.generate_private_key(ec.SECP384R1())
+        return _point(self._transport)
+
+    def wrap_masking_key(self, point: bytes) -> Transport:
+        masking = self._masking()
+        ephemeral = ec.generate_private_key(ec.SECP384R1())
+        kek = _agree(ephemeral, point, ec.SECP384R1())[-32:]
+        return Transport(_point(ephemeral), aes_key_wrap_with_padding(kek, masking))
+
+    def accept_masking_key(self, transport: Transport) -> None:
+        self._need_none()
+        masking = self._receive(transport)
+        if len(masking) != 32:
+            raise BlobRefusedError("not a masking key")
+        self._durable.masking, self._transport = masking, None
+
+    def accept_recovered(self, recovery_key: Transport, envelope: Transport) -> None:
+        self._need_none()
+        private = load_der_private_key(self._receive(recovery_key), None)
+        assert isinstance(private, ec.EllipticCurvePrivateKey)
+        kek = _agree(private, envelope.point, ec.SECP384R1())[-32:]
+        self._durable.masking, self._transport = _unwrap(kek, envelope.wrapped), None
+
+    def _receive(self, transport: Transport) -> bytes:
+        if self._transport is None:
+            raise BlobRefusedError("no transport pair is open")
+        kek = _agree(self._transport, transport.point, ec.SECP384R1())[-32:]
+        return _unwrap(kek, transport.wrapped)
+
+    def generate(self, spec: KeySpec) -> GeneratedKey:
+        masking = self._masking()
+        if spec.type in {KeyType.AES, KeyType.GENERIC_SECRET}:
+            secret = os.urandom(spec.bits // 8)
+            check = b""
+            if spec.type is KeyType.AES:
+                ecb = Cipher(algorithms.AES(secret), modes.ECB()).encryptor()  # noqa: S305  # a check value
+                check = ecb.update(bytes(16))[:3]
+            return GeneratedKey(aes_key_wrap_with_padding(masking, secret), b"", check)
+        private: Private
+        private = (
+            _rsa(spec) if spec.type is KeyType.RSA else ec.generate_private_key(ec.SECP256R1())
+        )
+        der = private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        public = _spki(private)
+        check = hashlib.sha1(public, usedforsecurity=False).digest()[:3]
+        return GeneratedKey(aes_key_wrap_with_padding(masking, der), public, check)
+
+    def load(self, blob: bytes, spec: KeySpec, usages: AbstractSet[Usage]) -> Handle:
+        plain = _unwrap(self._masking(), blob)
+        key: Private | bytes = plain
+        if spec.type in {KeyType.RSA, KeyType.EC}:
+            try:
+                loaded = load_der_private_key(plain, None)
+            except ValueError as exc:
+                raise BlobRefusedError("no private key") from exc
+            expected = rsa.RSAPrivateKey if spec.type is KeyType.RSA else ec.EllipticCurvePrivateKey
+            if not isinstance(loaded, expected):
+                raise BlobRefusedError("a key of another type")
+            key = loaded
+        elif len(plain) != spec.bits // 8:
+            raise BlobRefusedError("a key of another size")
+        with self._lock:
+            handle = Handle(self._next)
+            self._next += 1
+        self._loaded[handle] = (key, spec, frozenset(usages))
+        return handle
+
+    def unload(self, handle: Handle) -> None:
+        self._loaded.pop(handle, None)
+
+    def _use(self, handle: Handle, usage: Usage) -> Private | bytes:
+        if handle not in self._loaded:
+            raise TokenError("the key is not loaded")
+        key, _, usages = self._loaded[handle]
+        if usage not in usages:
+            raise RefusedError("key-usage", f"this key may not {usage}")
+        return key
+
+    def sign(self, handle: Handle, mechanism: SignMechanism, digest: bytes) -> bytes:
+        key = self._use(handle, Usage.SIGN)
+        if len(digest) != DIGEST_BYTES[mechanism.hash]:
+            raise UsageError("a digest of another length")
+        algorithm = _HASHES[mechanism.hash]()
+        prehashed = utils.Prehashed(algorithm)
+        if isinstance(key, rsa.RSAPrivateKey) and mechanism.scheme is SignScheme.RSA_PKCS:
+            return key.sign(digest, padding.PKCS1v15(), prehashed)
+        if isinstance(key, rsa.RSAPrivateKey) and mechanism.scheme is SignScheme.RSA_PSS:
+            pss = padding.PSS(padding.MGF1(algorithm), mechanism.salt_bytes)
+            return key.sign(digest, pss, prehashed)
+        if isinstance(key, ec.EllipticCurvePrivateKey) and mechanism.scheme is SignScheme.ECDSA:
+            return raw_signature(key.sign(digest, ec.ECDSA(prehashed)))
+        raise RefusedError("key-type", "another type of key")
+
+    def encrypt(self, handle: Handle, plaintext: bytes, aad: bytes) -> bytes:
+        key = self._use(handle, Usage.ENCRYPT)
+        assert isinstance(key, bytes)
+        nonce = os.urandom(12)
+        return nonce + AESGCM(key).encrypt(nonce, plaintext, aad)
+
+    def decrypt(self, handle: Handle, ciphertext: bytes, aad: bytes) -> bytes:
+        key = self._use(handle, Usage.DECRYPT)
+        assert isinstance(key, bytes)
+        return _open(key, ciphertext, aad)
+
+    def agree(self, handle: Handle, point: bytes) -> bytes:
+        key = self._use(handle, Usage.AGREE)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        return _agree(key, point, ec.SECP256R1())
+
+    def erase(self) -> None:
+        self._durable.masking = None
+        self._loaded.clear()
+
+    def close(self) -> None:
+        self._loaded.clear()
+
+
+def _spki(key: Private) -> bytes:
+    return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _point(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+
+
+def _agree(key: ec.EllipticCurvePrivateKey, point: bytes, curve: ec.EllipticCurve) -> bytes:
+    try:
+        public = ec.EllipticCurvePublicKey.from_encoded_point(curve, point)
+    except ValueError as exc:
+        raise BlobRefusedError("no point of the curve") from exc
+    return key.exchange(ec.ECDH(), public)
+
+
+def _open(key: bytes, sealed: bytes, aad: bytes) -> bytes:
+    try:
+        return AESGCM(key).decrypt(sealed[:12], sealed[12:], aad)
+    except (InvalidTag, ValueError) as exc:
+        raise BlobRefusedError("the tag does not match") from exc
+
+
+def _unwrap(key: bytes, wrapped: bytes) -> bytes:
+    try:
+        return aes_key_unwrap_with_padding(key, wrapped)
+    except (InvalidUnwrap, ValueError) as exc:
+        raise BlobRefusedError("not wrapped under this key") from exc
