@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -53,17 +53,18 @@ def up(home: Path, zones: int = 3) -> LabStatus:
     if present.is_up:
         return present
     environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    with layout.log.open("ab") as log:
-        layout.log.chmod(0o600)
-        subprocess.Popen(  # noqa: S603  # our own program
-            [sys.executable, "-m", "orchestrator.lab", str(home)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=environment,
-            cwd="/",
-            start_new_session=True,
-        )
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    os.posix_spawn(  # detached: it shall outlive this process
+        sys.executable,
+        [sys.executable, "-m", "orchestrator.lab", str(home)],
+        environment,
+        setsid=True,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(layout.log), flags, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+    )
     deadline = time.monotonic() + UP_TIMEOUT_S
     while not (present := status(home)).is_up:
         if time.monotonic() > deadline:
@@ -95,19 +96,19 @@ def down(home: Path) -> None:
         return
     ask(Layout(home).socket, Order("stop"))
     deadline = time.monotonic() + DOWN_TIMEOUT_S
-    while Path(f"/proc/{present.supervisor_pid}").exists() and not _is_zombie(
-        present.supervisor_pid
-    ):
+    while _lives(present.supervisor_pid):
         if time.monotonic() > deadline:
             raise UnavailableError(f"the supervisor {present.supervisor_pid} does not end")
         time.sleep(0.05)
 
 
-def _is_zombie(pid: int) -> bool:
+def _lives(pid: int) -> bool:
+    with suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)  # when this very process had started it
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (OSError, IndexError):
-        return True
+        return False
 
 
 def destroy(home: Path, *, include_backups: bool = False) -> None:

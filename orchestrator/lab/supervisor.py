@@ -313,6 +313,7 @@ def run(home: Path, agent: tuple[str, ...] = (sys.executable, "-m", "orchestrato
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
     os.umask(0o077)
+    os.chdir("/")
     check_home(home)
     with Layout(home).lock.open("a") as lock:
         try:
