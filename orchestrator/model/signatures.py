@@ -24,6 +24,14 @@ from orchestrator.model.errors import RefusedError, TamperedError
 
 RSA_BITS_MIN: Final = 2048
 CERTIFICATE_BYTES_MAX: Final = 20_000
+_UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 def digest_of(purpose: str, data: bytes) -> bytes:
@@ -81,12 +89,17 @@ def load_certificate(data: bytes, what: str) -> x509.Certificate:
         )
     try:
         if b"-----BEGIN" in data:
-            return x509.load_pem_x509_certificate(data)
-        return x509.load_der_x509_certificate(data)
-    except ValueError as exc:
+            certificate = x509.load_pem_x509_certificate(data)
+        else:
+            certificate = x509.load_der_x509_certificate(data)
+        # These are parsed late, and nobody after us expects them to fail.
+        certificate.public_key()
+        _ = (certificate.extensions, certificate.signature_hash_algorithm, certificate.version)
+    except _UNREADABLE as exc:
         raise RefusedError(
             "certificate-unreadable", f"{what} is no X.509 certificate in PEM or DER"
         ) from exc
+    return certificate
 
 
 def public_bytes(certificate: x509.Certificate | x509.CertificateSigningRequest) -> bytes:

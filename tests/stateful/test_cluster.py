@@ -82,6 +82,16 @@ class ClusterMachine(RuleBasedStateMachine):
         self.requests[f"request-{number}"] = f"key-{number}"
         self._create(f"request-{number}", f"key-{number}")
 
+    @rule(step=st.sampled_from(CONTROLLER_STEPS))
+    def create_key_while_the_controller_dies(self, step: Step) -> None:
+        self.cluster.fault = ("controller", step)
+        self.create_key()
+
+    @rule(who=st.integers(0, 2), step=st.sampled_from(AGENT_STEPS))
+    def create_key_while_an_agent_dies(self, who: int, step: Step) -> None:
+        self.cluster.fault = (self.cluster.machines[who].id, step)
+        self.create_key()
+
     @precondition(lambda self: self.requests)
     @rule(data=st.data())
     def repeat_a_request(self, data: st.DataObject) -> None:
