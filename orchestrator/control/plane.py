@@ -398,7 +398,8 @@ class ControlPlane:
     def published(self, cluster: str) -> Path:
         """Return the directory of what applications read, made when there is none."""
         directory = cluster_directory(self.home, cluster)
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.parent.mkdir(mode=0o700, exist_ok=True)
+        directory.mkdir(mode=0o700, exist_ok=True)
         return directory
 
     def publish_endpoints(self, cluster: str) -> None:

@@ -35,10 +35,10 @@ class LabHosts:
         ask(self._layout.socket, Order("create", host, hsm_id, str(profile_path(profile))))
         self.wait(host, hsm_id)
 
-    def wait(self, host: str, hsm_id: str) -> None:
+    def wait(self, host: str, hsm_id: str, timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait until an HSM answers."""
         path = self.hsm_directory(host, hsm_id) / "agent.sock"
-        deadline = time.monotonic() + START_TIMEOUT_S
+        deadline = time.monotonic() + timeout_s
         while True:
             try:
                 connection = RpcConnection(path)

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from orchestrator.lab.hosts import LabHosts
+from orchestrator.lab.hosts import START_TIMEOUT_S, LabHosts
 from orchestrator.lab.layout import INHERITED, Layout, check_home
 from orchestrator.lab.protocol import AgentStatus, Order, ask
 from orchestrator.model.errors import NotFoundError, RefusedError, UnavailableError
@@ -148,11 +148,11 @@ def kill(home: Path, prefix: str) -> AgentStatus:
     return find(home, agent.hsm_id)
 
 
-def start(home: Path, prefix: str) -> AgentStatus:
+def start(home: Path, prefix: str, timeout_s: float = START_TIMEOUT_S) -> AgentStatus:
     """Start an HSM that is held down, and wait until it answers."""
     agent = find(home, prefix)
     ask(Layout(home).socket, Order("start", agent.host, agent.hsm_id))
-    LabHosts(home).wait(agent.host, agent.hsm_id)
+    LabHosts(home).wait(agent.host, agent.hsm_id, timeout_s)
     return find(home, agent.hsm_id)
 
 

@@ -65,14 +65,16 @@ class Layout:
         if not 1 <= zones <= ZONES_MAX:
             raise UsageError(f"a lab has 1 to {ZONES_MAX} availability zones")
         check_home(self.home)
-        self.hosts_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.lab.mkdir(mode=0o700, exist_ok=True)
+        self.hosts_directory.mkdir(mode=0o700, exist_ok=True)
         for letter in "abcdefghij"[:zones]:
             directory = self.hosts_directory / f"host-1{letter}"
             if directory.exists():
                 continue
             draft = self.hosts_directory / f".draft-host-1{letter}"
             shutil.rmtree(draft, ignore_errors=True)
-            (draft / "hsms").mkdir(mode=0o700, parents=True)
+            draft.mkdir(mode=0o700)
+            (draft / "hsms").mkdir(mode=0o700)
             key = Ed25519PrivateKey.generate()
             pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
             publish(draft / "host_key.pem", pem)

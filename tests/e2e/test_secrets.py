@@ -1,0 +1,71 @@
+"""No secret where a neighbour could read it: argv, environment, logs, databases, files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.control.backups import Backups
+from orchestrator.lab import demo, lab
+from orchestrator.lab.layout import Layout
+
+pytestmark = [pytest.mark.softhsm, pytest.mark.timeout(120)]
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[demo.Demo]:
+    """A cluster after its everyday work, still running."""
+    job = demo.Demo(tmp_path / "home", lambda _: None, lambda _: None)
+    try:
+        for step in (job.up, job.create, job.ceremony, job.join, job.users, job.keys):
+            step()
+        changes = job.plane.changes(job.cluster, job._sessions[0])
+        job.shares = changes.create_recovery_key(2, 3)
+        Backups(job.plane).create(job.cluster)
+        yield job
+    finally:
+        job.close()
+        lab.destroy(job.home, include_backups=True)
+
+
+def places(job: demo.Demo) -> dict[str, bytes]:
+    """Return everything that could leak, but the PIN files, whose whole point it is."""
+    found = {
+        str(path): path.read_bytes()
+        for path in job.home.rglob("*")
+        if path.is_file() and path.name not in {"pin", "host_key.pem", "ca.key"}
+    }
+    for agent in lab.status(job.home).agents:
+        for name in ("cmdline", "environ"):
+            found[f"{agent.pid}/{name}"] = Path(f"/proc/{agent.pid}/{name}").read_bytes()
+    return found
+
+
+def search(job: demo.Demo, secrets: dict[str, bytes]) -> list[str]:
+    """Return where which secret was found, as it is, in hex or in base64."""
+    import base64  # noqa: PLC0415
+
+    hits = []
+    for place, content in places(job).items():
+        for name, secret in secrets.items():
+            forms = (secret, secret.hex().encode(), base64.b64encode(secret).rstrip(b"="))
+            hits += [f"{name} in {place}" for form in forms if form in content]
+    return hits
+
+
+def test_no_secret_is_where_it_could_be_read(running: demo.Demo) -> None:
+    secrets = {f"password of {name}": word for name, word in running.passwords.items()}
+    secrets |= {f"share {i}": words.encode() for i, words in enumerate(running.shares)}
+    for _, directory in Layout(running.home).all_hsms():
+        secrets[f"PIN of {directory.name}"] = (directory / "token" / "pin").read_bytes().strip()
+    assert len(secrets) == 9
+    assert search(running, secrets) == []
+    (running.home / "lab" / "planted.log").write_bytes(b"x" + running.passwords["cu1"] + b"x")
+    assert search(running, secrets) == [f"password of cu1 in {running.home}/lab/planted.log"]
+
+
+def test_every_file_is_its_owners_alone(running: demo.Demo) -> None:
+    found = [str(p) for p in running.home.rglob("*") if p.lstat().st_mode & 0o077]
+    assert found == []
