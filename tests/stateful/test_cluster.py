@@ -182,8 +182,8 @@ class ClusterMachine(RuleBasedStateMachine):
 
 
 SETTINGS = settings(
-    max_examples=15,
-    stateful_step_count=25,
+    max_examples=60,
+    stateful_step_count=30,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     print_blob=False,
@@ -233,6 +233,6 @@ class AnswersTooEarly(Controller):
 def test_planted_bugs_are_found(bug: dict[str, type]) -> None:
     planted = type("Planted", (ClusterMachine,), bug)
     # No shrinking: that a planted bug is found is all that is asked.
-    quick = settings(SETTINGS, max_examples=60, database=None, phases=[Phase.generate])
+    quick = settings(SETTINGS, max_examples=100, database=None, phases=[Phase.generate])
     with pytest.raises((AssertionError, OrchestratorError, ExceptionGroup)):
         run_state_machine_as_test(planted, settings=quick)
