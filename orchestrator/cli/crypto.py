@@ -53,9 +53,9 @@ def _register_sign(scheme: SignScheme, example: str) -> None:
         mechanism = _mechanism(scheme, hash_function, mgf, salt_length)
         digest = _digest(hash_function, data, data_path, data_type)
         wanted = KeyFilter.parse(key_filter)
-        chosen = call.plane.records.resolve_hsm(call.cluster_id, hsm)[1] if hsm else None
+        chosen = _chosen(call, hsm)
         session = call.session(Role.CRYPTO_USER)
-        key = session.find_key(wanted)
+        key = session.find_key(wanted, chosen)
         signature = session.sign(key.ref, mechanism, digest, chosen)
         if scheme is SignScheme.ECDSA and signature_format is SignatureFormat.DER:
             from orchestrator.client.verify import der_signature
@@ -88,14 +88,19 @@ def _register_verify(scheme: SignScheme) -> None:
         signature: SignatureOption = None,
         signature_path: SignaturePathOption = None,
         signature_format: FormatOption = SignatureFormat.RAW,
+        hsm: HsmOption = None,
     ) -> None:
-        """Verify with a public key, on this machine; exits with 1 when it does not hold."""
+        """Verify with a public key, on this machine; exits with 1 when it does not hold.
+
+        --hsm takes the public key from that HSM.
+        """
         from orchestrator.client.verify import raw_signature, verify_signature
 
         mechanism = _mechanism(scheme, hash_function, mgf, salt_length)
         digest = _digest(hash_function, data, data_path, data_type)
         shown = _one(signature, signature_path, "signature")
-        key = call.session(Role.CRYPTO_USER).find_key(KeyFilter.parse(key_filter))
+        wanted, chosen = KeyFilter.parse(key_filter), _chosen(call, hsm)
+        key = call.session(Role.CRYPTO_USER).find_key(wanted, chosen)
         if not key.public:
             raise UsageError(f"key {key_view.reference(key)} has no public half to verify with")
         if scheme is SignScheme.ECDSA and signature_format is SignatureFormat.DER:
@@ -110,6 +115,10 @@ _register_sign(SignScheme.RSA_PSS, "--mgf mgf1-sha256 --salt-length 32 ")
 _register_sign(SignScheme.ECDSA, "--signature-format der ")
 for _scheme in SignScheme:
     _register_verify(_scheme)
+
+
+def _chosen(call: Invocation, hsm: str | None) -> str | None:
+    return call.plane.records.resolve_hsm(call.cluster_id, hsm)[1] if hsm else None
 
 
 def _mechanism(

@@ -108,22 +108,24 @@ class Session:
 
     # --- keys ---
 
-    def list_keys(self, key_filter: KeyFilter, offset: int = 0, limit: int = 10) -> m.KeyPage:
-        """Return a page of the keys that match, and how many match in all."""
+    def list_keys(
+        self, key_filter: KeyFilter, offset: int = 0, limit: int = 10, hsm: str | None = None
+    ) -> m.KeyPage:
+        """Return a page of the keys that match, and how many match in all; `hsm` chooses whose."""
         return self._call(
             lambda ticket, seen: m.ListKeys(ticket, seen, key_filter, offset, limit),
             m.KeyPage,
-            self._homes.get(key_filter.ref),
+            self._homes.get(key_filter.ref, hsm),
         )
 
-    def find_key(self, key_filter: KeyFilter) -> Key:
-        """Return the one key that matches.
+    def find_key(self, key_filter: KeyFilter, hsm: str | None = None) -> Key:
+        """Return the one key that matches; `hsm` chooses the HSM that is asked.
 
         Raises:
             NotFoundError: none does.
             RefusedError: `ambiguous-filter`, several do.
         """
-        page = self.list_keys(key_filter, 0, 2)
+        page = self.list_keys(key_filter, 0, 2, hsm)
         if page.total > 1:
             raise RefusedError(
                 "ambiguous-filter",

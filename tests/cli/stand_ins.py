@@ -282,7 +282,7 @@ class FakeSession:
     def close(self) -> None:
         self.services.calls.append(("close-session",))
 
-    def find_key(self, key_filter: KeyFilter) -> Key:
+    def find_key(self, key_filter: KeyFilter, hsm: str | None = None) -> Key:
         self.services.calls.append(("find", key_filter))
         return self.services.key
 
