@@ -17,10 +17,12 @@ from orchestrator.agent.preparing import Preparing, operation_of
 from orchestrator.agent.tickets import LIFE_MS, TicketBody, Tickets
 from orchestrator.agent.using import Using, without_blob
 from orchestrator.model import entries as e
+from orchestrator.model.decisions import KEYS_PER_ENTRY
 from orchestrator.model.errors import (
     BehindError,
     NotFoundError,
     OrchestratorError,
+    PermissionDeniedError,
     RefusedError,
     TamperedError,
     UnavailableError,
@@ -48,7 +50,7 @@ class Hsm:
 
     def __init__(self, core: Core) -> None:
         self.core = core
-        self.passwords = PasswordCheck(core.vault, core.clock)
+        self.passwords = PasswordCheck(core.config.hsm, core.store, core.vault, core.clock)
         self.preparing = Preparing(core, self.passwords)
         self.joining = Joining(core, self.preparing)
         self.using = Using(core, self.preparing)
@@ -89,10 +91,15 @@ class Hsm:
 
     def answer(self, request: m.Request, peer: Peer) -> m.Reply:
         """Answer a request; errors that Cloister raises on purpose become a Refusal."""
+        caller = None
         try:
             caller = self._caller(request, peer)
             require(_role_for(request, caller, self.core.state), _operation(request, caller))
             return _HANDLERS[type(request)][1](self, request, caller)
+        except PermissionDeniedError as exc:
+            who = f"{caller.role}/{caller.name}" if caller else ""
+            self.core.vault.audit(self.core.line(type(request).__name__, who, "", exc.code))
+            return m.refusal_of(exc)
         except OrchestratorError as exc:
             return m.refusal_of(exc)
 
@@ -136,16 +143,16 @@ class Hsm:
             removed=core.is_removed,
             trouble="",
             at=core.clock.now_ms(),
+            erased=core.vault.erased,
         )
 
     def list_users(self, _: m.ListUsers, _caller: Caller) -> m.UserPage:
         """List users; a lock that this HSM has counted shows before the ledger has it."""
         state = self.core.state
+        tried = self.passwords.tried_users(state)
+        counted = {user for user in tried if self.passwords.wants_lock(state, user)}
         return m.UserPage(
-            tuple(
-                m.UserView(u.name, u.role, u.locked or self.passwords.wants_lock(state, u))
-                for u in state.users()
-            )
+            tuple(m.UserView(u.name, u.role, u.locked or u in counted) for u in state.users())
         )
 
     def list_members(self, _: m.ListMembers, _caller: Caller) -> m.MemberPage:
@@ -238,12 +245,9 @@ class Hsm:
         if entry is None:
             raise NotFoundError("request", asked.request)
         header = entry.parse_header()
-        change = self.core.open_entry(entry)
-        keys: list[Key] = []
-        if isinstance(change, e.KeysCreated):
-            rows = self.core.state.tables[Table.KEYS]
-            found = [rows.get(key_row(header.seq << 16 | i)) for i in range(len(change.keys))]
-            keys = [without_blob(key) for key in found if isinstance(key, Key)]
+        rows = self.core.state.tables[Table.KEYS]
+        found = [rows.get(key_row(header.seq << 16 | i)) for i in range(KEYS_PER_ENTRY)]
+        keys = [without_blob(key) for key in found if isinstance(key, Key)]
         return m.Committed(header.seq, header.kind, tuple(keys))
 
     def apply(self, asked: m.Apply, _: Caller) -> m.Applied:
@@ -260,16 +264,19 @@ class Hsm:
     def entries(self, asked: m.Entries, _: Caller) -> m.EntryPage:
         """Give entries, as many as fit a frame."""
         core = self.core
-        found = core.vault.entries_after(asked.after, m.ENTRIES_PER_FRAME)
-        room = _FRAME_ROOM
-        page: list[e.Entry] = []
-        for entry in found:
-            room -= len(entry.header) + len(entry.body) + 128
-            if room < 0 and page:
-                break
-            page.append(entry)
+        page = core.vault.entries_after(asked.after, m.ENTRIES_PER_FRAME, _FRAME_ROOM)
         first = core.vault.first_seq()
         return m.EntryPage(core.state.seq if first is None else first - 1, tuple(page))
+
+    def erase_bodies(self, asked: m.EraseBodies, _: Caller) -> m.Applied:
+        """Forget what old entries said; their headers, and the chain, stay."""
+        core = self.core
+        with core.lock:
+            if not 0 <= asked.upto <= core.state.seq:
+                raise RefusedError("not-there-yet", f"{core.config.hsm} is at {core.state.seq}")
+            if asked.upto > core.vault.erased:
+                core.vault.erase_bodies(asked.upto)
+        return m.Applied(core.state.seq, core.state.head)
 
     def digest(self, asked: m.Digest, _: Caller) -> m.StateDigest:
         """Tell the state digest; counted again from the stored rows, it must be the same."""
@@ -282,16 +289,22 @@ class Hsm:
             return m.StateDigest(state.seq, state.head, state.digest(), counts)
 
     def pending(self, _: m.Pending, _caller: Caller) -> m.PendingChanges:
-        """Tell which locks this HSM has counted and the ledger does not know yet."""
+        """Tell which locks this HSM has counted, and which wrong passwords nobody else knows of."""
         state = self.core.state
-        if self.core.phase is None:
+        if self.core.phase is None or self.core.is_removed:
             return m.PendingChanges(())
-        wanted = [u for u in state.users() if self.passwords.wants_lock(state, u)]
-        return m.PendingChanges(
-            tuple(
-                (f"lock-{u.role}-{u.name}-{u.version}", m.LockUser(u.name, u.role)) for u in wanted
-            )
+        locks = tuple(
+            (f"lock-{user.role}-{user.name}-{user.version}", m.LockUser(user.name, user.role))
+            for user in self.passwords.tried_users(state)
+            if self.passwords.wants_lock(state, user)
         )
+        return m.PendingChanges(locks, self.passwords.untold())
+
+    def tell_tries(self, asked: m.TellTries, _: Caller) -> m.Done:
+        """Learn what other HSMs have counted, or that they know what this one has."""
+        self.passwords.learn(self.core.state, asked.reports)
+        self.passwords.told(asked.known)
+        return m.Done()
 
     def read_audit(self, asked: m.ReadAudit, _: Caller) -> m.AuditPage:
         """Give audit lines and the signed head."""
@@ -339,6 +352,8 @@ _HANDLERS: Final[dict[type, tuple[Operation, Handler]]] = {
     m.Apply: (Operation.SYNC, Hsm.apply),
     m.Entries: (Operation.SYNC, Hsm.entries),
     m.Digest: (Operation.SYNC, Hsm.digest),
+    m.EraseBodies: (Operation.SYNC, Hsm.erase_bodies),
+    m.TellTries: (Operation.SYNC, Hsm.tell_tries),
     m.Pending: (Operation.SYNC, Hsm.pending),
     m.ReadAudit: (Operation.READ_AUDIT, Hsm.read_audit),
     m.Zeroize: (Operation.ZEROIZE, Hsm.zeroize),

@@ -45,6 +45,7 @@ from orchestrator.wire import messages as m
 _CHALLENGES_KEPT: Final = 64
 _CHALLENGE_LIFE_S: Final = 60.0
 _BLOBS_KEPT: Final = 2
+_REASON_CHARACTERS: Final = 64
 
 
 class Joining:
@@ -153,14 +154,17 @@ class Joining:
         core = self._core
         need_active(core.state)
         core.state.member(core.config.hsm)
+        if len(asked.reason) > _REASON_CHARACTERS or not asked.reason.isprintable():
+            raise UsageError(f"a reason has at most {_REASON_CHARACTERS} printable characters")
         with core.lock:
-            blob = self._seal("backup", asked.id, core.state.meta.backup_public)
+            backup_public = core.state.meta.backup_public
+            blob = self._seal("backup", asked.id, backup_public, asked.reason)
         core.on_step(Step.SNAPSHOT_SEALED)
         self._keep(asked.id, blob)
         core.vault.audit(core.line("backup", "", asked.id, "done"))
         return m.BlobReady(asked.id, len(blob))
 
-    def _seal(self, purpose: str, snapshot_id: str, recipient: bytes) -> bytes:
+    def _seal(self, purpose: str, snapshot_id: str, recipient: bytes, reason: str = "") -> bytes:
         core, state = self._core, self._core.state
         meta, envelope = state.meta, None
         if meta.recovery_point and purpose == "backup":
@@ -191,6 +195,7 @@ class Joining:
             envelope=envelope,
             recovery_threshold=meta.recovery_threshold,
             recovery_shares=meta.recovery_shares,
+            reason=reason,
         )
         ebk = core.store.random(32)
         return seal_snapshot(state, draft, recipient, ebk, core.store.identity_sign)
@@ -237,8 +242,10 @@ class Joining:
                 raise TamperedError("the snapshot is not the one that the member granted")
             snapshot = parse_snapshot(data)
             verify_snapshot(snapshot, asked.grant.trust_anchor)
-            if snapshot.manifest.purpose != "join":
-                raise TamperedError("a joiner takes no backup")
+            if (snapshot.manifest.purpose, snapshot.manifest.cluster) != (
+                "join", asked.grant.cluster
+            ):  # fmt: skip
+                raise TamperedError("a joiner takes a snapshot that was made for it, and no backup")
         # 1 the masking key, durable in the token
         core.store.accept_masking_key(Transport(grant.point, grant.wrapped))
         core.on_step(Step.JOIN_MASKING_KEY)

@@ -22,9 +22,8 @@ from orchestrator.agent.server import Server
 from orchestrator.agent.vault import Vault
 from orchestrator.model.errors import OrchestratorError, UsageError
 from orchestrator.model.profile import FirmwareProfile
-from orchestrator.model.steps import OnStep, Step, no_step
 from orchestrator.tokens.softhsm import SoftHsmStore
-from orchestrator.wire.process import die_with_parent, given_parent
+from orchestrator.wire.process import die_with_parent, fault_from_environment, given_parent
 from orchestrator.wire.streams import listen
 from orchestrator.wire.system_clock import SystemClock
 
@@ -82,18 +81,4 @@ def _open(directory: Path) -> Core:
     )
     vault = Vault(directory / "state.db", store)
     hsm = HsmConfig(config["hsm"], config["host"], config["zone"])
-    return Core(hsm, profile, store, vault, SystemClock(), host_key, _fault())
-
-
-def _fault() -> OnStep:
-    """For tests of crashes: die at the step that CLOISTER_FAULT names, as `kill -9` would."""
-    name = os.environ.get("CLOISTER_FAULT")
-    if not name:
-        return no_step
-    fatal = Step(name)
-
-    def die(step: Step) -> None:
-        if step is fatal:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return die
+    return Core(hsm, profile, store, vault, SystemClock(), host_key, fault_from_environment())

@@ -73,7 +73,8 @@ class _Work:
     """Token work that waits for its place."""
 
     asked: bytes
-    by: tuple[str, str, str]
+    by: tuple[str, str]
+    of_login: str
     change: e.Change
     secrets: Secrets | None
     cluster: str
@@ -90,20 +91,24 @@ class Preparing:
     def prepare(self, asked: m.Prepare, caller: Caller) -> m.Prepared:
         """Return an entry for the next place. Asked again with the same id, only sign again.
 
+        Who was cut off may come back with the same id, another login, and a password sealed anew:
+        nothing was committed, so the work is then done again.
+
         Raises:
-            RefusedError: `request-reused` when the id came with something else before.
+            RefusedError: `request-reused` when the id came from another user before.
         """
         core = self._core
         if not 1 <= len(asked.request) <= _REQUEST_CHARACTERS or not asked.request.isascii():
             raise UsageError(f"a request id has 1 to {_REQUEST_CHARACTERS} ASCII characters")
         encoded = e.encode(asked.change)
-        by = (caller.role, caller.name, caller.login)
+        by = (caller.role, caller.name)
         work = self._works.get(asked.request)
-        if work is not None and (work.asked != encoded or work.by != by):
+        if work is not None and work.by != by:
             raise RefusedError("request-reused", f"request id {asked.request} is taken")
-        if work is None:
+        of_login = caller.login if isinstance(asked.change, m.EndLogin) else ""
+        if work is None or (work.asked, work.of_login) != (encoded, of_login):
             change, secrets, cluster = self._work(asked.change, caller)
-            work = _Work(encoded, by, change, secrets, cluster)
+            work = _Work(encoded, by, of_login, change, secrets, cluster)
             self._works[asked.request] = work
             while len(self._works) > _WORKS_KEPT:
                 self._works.popitem(last=False)
@@ -233,8 +238,14 @@ class Preparing:
             raise RefusedError(
                 "mode", f"{profile.name} offers mode {' or '.join(profile.modes)}, not {asked.mode}"
             )
-        if not core.store.has_masking_key():
-            core.store.create_masking_key()
+        if core.store.has_masking_key():
+            # A family's key, say, that came by cloning: a stranger's new cluster must not have it,
+            # because its admin could have it handed to any host that he admits.
+            raise RefusedError(
+                "not-empty", f"{core.config.hsm} holds a masking key already; make the HSM anew"
+            )
+        core.store.create_masking_key()
+        core.on_step(Step.CREATE_MASKING_KEY)
         pair = core.store.generate(CERTIFICATE_KEY)
         cluster = asked.cluster
         csr = signing_request(
@@ -245,11 +256,10 @@ class Preparing:
         )
         member = self._own_member(cluster)
         secrets = core.new_secrets(1)
-        limits = e.Limits(profile.max_users, profile.max_keys, profile.max_asymmetric_keys)
         change = e.ClusterCreated(
             hsm_type=profile.name,
             mode=asked.mode,
-            limits=limits,
+            limits=self._limits(),
             csr=csr,
             cluster_public=pair.public,
             certificate_key=pair.blob,
@@ -284,8 +294,14 @@ class Preparing:
             credential=self._credential(member, base.meta.certificate_key),
             host_key=core.host_public,
             rekey=core.rekey(secrets, asked.cluster, [member]),
+            hsm_type=core.profile.name,
+            limits=self._limits(),
         )
         return change, secrets
+
+    def _limits(self) -> e.Limits:
+        profile = self._core.profile
+        return e.Limits(profile.max_users, profile.max_keys, profile.max_asymmetric_keys)
 
     def _removal(
         self,

@@ -9,6 +9,7 @@ import msgspec
 
 from orchestrator.agent.core import Caller, Core
 from orchestrator.agent.preparing import Preparing
+from orchestrator.model.entries import encode
 from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
 from orchestrator.model.key_spec import (
     DIGEST_BYTES,
@@ -23,6 +24,7 @@ from orchestrator.wire import messages as m
 
 SESSION_KEYS_MAX: Final = 1024
 RANDOM_BYTES_MAX: Final = 64 * 1024
+KEY_PAGE_BYTES_MAX: Final = 900 * 1024
 _SCHEMES: Final = {
     KeyType.RSA: frozenset({SignScheme.RSA_PKCS, SignScheme.RSA_PSS}),
     KeyType.EC: frozenset({SignScheme.ECDSA}),
@@ -76,14 +78,20 @@ class Using:
                 keys = []
         else:
             keys = self._core.state.all_keys()
-        keys += [key for key, login in caller.peer.session_keys.values() if login == caller.login]
+        own = list(caller.peer.session_keys.values())  # at once: others may add to them meanwhile
+        keys += [key for key, login in own if login == caller.login]
         found = [
             key
             for key in keys
             if visible_to(key, caller.name, caller.role) and asked.filter.matches(key)
         ]
-        page = found[asked.offset : asked.offset + asked.limit]
-        return m.KeyPage(tuple(without_blob(key) for key in page), len(found))
+        page = [without_blob(key) for key in found[asked.offset : asked.offset + asked.limit]]
+        room = KEY_PAGE_BYTES_MAX
+        for number, key in enumerate(page):
+            room -= len(encode(key))
+            if room < 0:  # the caller goes on from here
+                return m.KeyPage(tuple(page[:number]), len(found))
+        return m.KeyPage(tuple(page), len(found))
 
     def make_session_keys(self, asked: m.MakeSessionKeys, caller: Caller) -> m.KeyPage:
         """Make keys that exist here alone, until log-out or the end of this connection."""

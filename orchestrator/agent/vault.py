@@ -78,6 +78,9 @@ class Vault:
             self._db.executescript(_SCHEMA)
             self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
             self._audit = self.local(AuditHead, "audit-head") or AuditHead(0, NO_HASH)
+            (self.erased,) = self._db.execute(
+                "SELECT IFNULL(MAX(seq), 0) FROM entries WHERE LENGTH(body) = 0"
+            ).fetchone()
         except sqlite3.DatabaseError as exc:
             self._db.close()
             raise TamperedError(f"{path} is no HSM state of Cloister: {exc}") from exc
@@ -189,14 +192,28 @@ class Vault:
 
     # --- entries ---
 
-    def entries_after(self, seq: int, limit: int) -> list[Entry]:
-        """Return stored entries after `seq`, in order."""
+    def entries_after(self, seq: int, limit: int, bytes_max: int) -> list[Entry]:
+        """Return stored entries after `seq`, in order: as many as fit, and one at least."""
+        page: list[Entry] = []
         with self._lock:
             found = self._db.execute(
                 "SELECT header, signature, body FROM entries WHERE seq > ? ORDER BY seq LIMIT ?",
                 (seq, limit),
             )
-            return [Entry(*row) for row in found]
+            for row in found:
+                bytes_max -= sum(map(len, row)) + 64
+                if bytes_max < 0 and page:
+                    break
+                page.append(Entry(*row))
+            return page
+
+    def erase_bodies(self, upto: int) -> None:
+        """Empty the bodies of entries up to a place; headers stay. Gone for good on return."""
+        with self._transaction() as db:
+            db.execute("UPDATE entries SET body=x'' WHERE seq <= ? AND LENGTH(body) > 0", (upto,))
+        with self._lock:
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # old pages leave the log too
+            self.erased = max(self.erased, upto)
 
     def first_seq(self) -> int | None:
         """Return the place of the first entry that is kept, None when none is."""
@@ -247,6 +264,14 @@ class Vault:
         with self._lock:
             row = self._db.execute("SELECT sealed FROM local WHERE name=?", (name,)).fetchone()
         return None if row is None else decode(kind, self._unseal(f"local/{name}", row[0]), name)
+
+    def local_names(self, prefix: str) -> list[str]:
+        """Return the names of this HSM's own values that begin with `prefix`."""
+        with self._lock:
+            found = self._db.execute(
+                "SELECT name FROM local WHERE name >= ? AND name < ?", (prefix, prefix + "\x7f")
+            )
+            return [name for (name,) in found]
 
     def set_local(self, name: str, value: msgspec.Struct | None) -> None:
         """Store or delete a value of this HSM alone, durable on return."""

@@ -14,7 +14,17 @@ from orchestrator.cli.options import BackupArgument
 
 app = group("backup", "Backups: make, verify, export, import, delete.")
 
-_COLUMNS = ("backup_id", "cluster_id", "state", "created_at", "seq", "users", "keys", "recovery")
+_COLUMNS = (
+    "backup_id",
+    "cluster_id",
+    "state",
+    "created_at",
+    "seq",
+    "users",
+    "keys",
+    "recovery",
+    "reason",
+)
 
 
 @command(app, "create", CLUSTER)

@@ -25,6 +25,8 @@ def after(cluster: ClusterView, hosts: Sequence[HostView]) -> str:
             return "cluster activate"
         case ClusterState.ACTIVE | ClusterState.DEGRADED:
             return _grow(cluster, hosts)
+        case ClusterState.CREATE_IN_PROGRESS:
+            return f"recovery recover {cluster.source_backup_id}"
         case ClusterState.DELETED:
             return CREATE_CLUSTER
         case _:

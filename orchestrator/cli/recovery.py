@@ -85,6 +85,14 @@ def recover(
             metavar="AZ", help="Default: the first zone.", autocompletion=completion.zones
         ),
     ] = None,
+    hsm_type: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE",
+            help="Default: the backup's type, or the one that took its place.",
+            autocompletion=completion.profiles,
+        ),
+    ] = None,
     share_file: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE …", help="Custodians' files; default: ask for the words."),
@@ -101,7 +109,7 @@ def recover(
     words = [_words(files.read(path)) for path in share_file or ()] or _ask_words()
     zone = az or call.plane.infrastructure.hosts()[0].zone
     with call.progress("Recovering"):
-        view = call.services.recovery(call.plane).recover(backup_id, words, zone)
+        view = call.services.recovery(call.plane).recover(backup_id, words, zone, hsm_type)
     call.go_on_with(view.cluster_id)
     call.show(view, next_step=next_steps.after(view, call.plane.host_views(view.cluster_id)))
 

@@ -52,13 +52,17 @@ class Backups:
         self._plane = plane
         self._vault = plane.home / "backups"
         self._vault.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._places: dict[str, int] = {}
 
     def path(self, backup: str) -> Path:
         """Return a backup's file."""
         return self._vault / f"{backup}.backup"
 
-    def create(self, cluster: str) -> BackupView:
-        """Have an HSM seal its state; READY once the file is on the disk."""
+    def create(self, cluster: str, reason: str = "on demand") -> BackupView:
+        """Have an HSM seal its state; READY once the file is on the disk.
+
+        What entries said up to there is then erased: deleted keys and old passwords do not live on.
+        """
         plane = self._plane
         controller = plane.controller(cluster)
         heard = controller.roster.hear()
@@ -70,15 +74,30 @@ class Backups:
         backup = new_id("backup", os.urandom)
         now = plane.clock.now_ms()
         row = BackupRow(backup, cluster, BackupState.CREATE_IN_PROGRESS, now, None)
-        expect(controller.roster.call(hsm, m.TakeSnapshot(backup)), m.BlobReady)
+        expect(controller.roster.call(hsm, m.TakeSnapshot(backup, reason)), m.BlobReady)
         data = controller.roster.download(hsm, backup)
-        verify_snapshot(parse_snapshot(data))
+        manifest = verify_snapshot(parse_snapshot(data))
         plane.records.put_backup(row)
-        plane.on_step(Step.BACKUP_WRITTEN)
+        plane.on_step(Step.BACKUP_RECORDED)
         publish(self.path(backup), data)
         plane.on_step(Step.BACKUP_PUBLISHED)
         plane.records.put_backup(BackupRow(backup, cluster, BackupState.READY, now, None))
+        controller.erase_bodies(manifest.seq)
         return self.view(backup)
+
+    def newest_seq(self, cluster: str) -> int:
+        """Return the place of a cluster's newest backup, 0 when there is none."""
+        newest = 0
+        for row in self._plane.records.backups():
+            if row.cluster_id != cluster or row.state == BackupState.CREATE_IN_PROGRESS:
+                continue
+            if row.backup_id not in self._places:
+                try:
+                    self._places[row.backup_id] = self._read(row.backup_id)[1].manifest.seq
+                except OrchestratorError:
+                    continue  # damaged: it saves nobody
+            newest = max(newest, self._places[row.backup_id])
+        return newest
 
     def list(self) -> list[BackupView]:
         """Return all backups, oldest first. One cut off while being written is gone."""
@@ -104,7 +123,7 @@ class Backups:
         except OrchestratorError as exc:
             return BackupView(
                 row.backup_id, row.cluster_id, BackupState(row.state), "", "", row.created_at,
-                row.delete_at, 0, "", 0, 0, 0, f"damaged: {exc}",
+                row.delete_at, 0, "", 0, 0, 0, f"damaged: {exc}", "",
             )  # fmt: skip
         counts = dict(manifest.counts)
         recovery = (
@@ -126,6 +145,7 @@ class Backups:
             users=counts.get("users", 0),
             keys=counts.get("keys", 0),
             recovery=recovery,
+            reason=manifest.reason,
         )
 
     def read(self, backup: str) -> tuple[bytes, Snapshot]:

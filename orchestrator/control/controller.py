@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from statistics import median_low
 from typing import Final
 
 from orchestrator.client.session import expect
 from orchestrator.control.ledger import Head, Ledger
 from orchestrator.control.roster import Heard, Roster
 from orchestrator.control.views import ChangeReport
+from orchestrator.model.clock import Clock
 from orchestrator.model.entries import Entry
 from orchestrator.model.errors import (
     ForkedError,
@@ -24,6 +26,7 @@ from orchestrator.model.errors import (
     NotFoundError,
     OrchestratorError,
     PendingError,
+    RefusedError,
     RemoteError,
     TamperedError,
     UnavailableError,
@@ -34,6 +37,8 @@ from orchestrator.wire import messages as m
 
 MINIMUM: Final = 2
 ATTEMPTS: Final = 100
+GOSSIP_TIMEOUT_S: Final = 1.0
+CLOCK_SLACK_MS: Final = 60_000
 _PAGE: Final = 256
 
 Ask = Callable[[str], m.ChangeRequest]
@@ -52,10 +57,17 @@ class Controller:
     """Prepares, commits and pushes changes of one cluster."""
 
     def __init__(
-        self, cluster: str, ledger: Ledger, roster: Roster, on_step: OnStep = no_step
+        self,
+        cluster: str,
+        ledger: Ledger,
+        roster: Roster,
+        clock: Clock,
+        on_step: OnStep = no_step,
     ) -> None:
         self.cluster, self.ledger, self.roster, self._on_step = cluster, ledger, roster, on_step
+        self._clock = clock
         self._has_heard_enough = False
+        self._erased = 0
 
     # --- a change ---
 
@@ -88,6 +100,7 @@ class Controller:
             heard = self.roster.hear()
             self._check_reach(heard)
             entry = self._prepare_and_commit(ask, ticket, request, seen, heard, author)
+            return self.settle(entry, list(heard.welcomes))  # who is silent is not waited for twice
         return self.settle(entry)
 
     def members(self, heard: Heard) -> list[str]:
@@ -152,6 +165,11 @@ class Controller:
         authors = [author] if author else self._authors(heard)
         last: OrchestratorError = UnavailableError("no HSM can prepare the change")
         for hsm in authors:
+            if off_s := self.clock_error_s(heard, hsm):
+                last = UnavailableError(
+                    f"the clock of {hsm} is off by {off_s} s, so it prepares nothing; set it"
+                )
+                continue
             asked: m.ChangeRequest | None = None
             for _ in range(ATTEMPTS):
                 try:
@@ -169,7 +187,16 @@ class Controller:
                 except UnavailableError as exc:
                     last = exc
                     break
+            else:
+                raise last  # another HSM would make the key a second time, and lose as well
         raise last
+
+    def clock_error_s(self, heard: Heard, hsm: str) -> int:
+        """Return how far an HSM's clock is off what most clocks say (s), 0 within the slack."""
+        clocks = [*(w.at for w in heard.welcomes.values()), self._clock.now_ms()]
+        welcome = heard.welcomes.get(hsm)
+        off_ms = welcome.at - median_low(clocks) if welcome else 0
+        return off_ms // 1000 if abs(off_ms) > CLOCK_SLACK_MS else 0
 
     def _authors(self, heard: Heard) -> list[str]:
         members = set(self.members(heard))
@@ -192,14 +219,19 @@ class Controller:
         self._on_step(Step.COMMIT_DONE)
         return entry
 
-    def settle(self, entry: Entry) -> Outcome:
+    def settle(self, entry: Entry, within: Iterable[str] | None = None) -> Outcome:
         """Push a committed entry and tell how many hold it.
+
+        Args:
+            entry: committed.
+            within: the HSMs that are in reach; None asks them all.
 
         Raises:
             PendingError: fewer than the minimum.
         """
         header = entry.parse_header()
-        results = self.roster.each(self.roster.hsms(), lambda hsm: self._push(hsm, header.seq))
+        hsms = self.roster.hsms() if within is None else within
+        results = self.roster.each(hsms, lambda hsm: self._push(hsm, header.seq))
         self._on_step(Step.PUSH_ONE)
         holding = [
             hsm for hsm, seq in results.items() if isinstance(seq, int) and seq >= header.seq
@@ -249,6 +281,12 @@ class Controller:
         frame: list[Entry] = []
         room = 900 * 1024
         for number, entry in enumerate(page, start=1):
+            if entry.is_erased:
+                raise RefusedError(
+                    "too-far-behind",
+                    f"{hsm} is at {seq}, and what came next is erased: delete this HSM and create "
+                    "another",
+                )
             frame.append(entry)
             room -= len(entry.body) + len(entry.header) + 128
             if room < 300 * 1024 or number == len(page):
@@ -259,20 +297,70 @@ class Controller:
         return seq
 
     def heal(self) -> list[str]:
-        """One pass over all HSMs: bring on those that are behind, carry out counted locks."""
+        """One pass over all HSMs: bring on those that are behind, carry out counted locks.
+
+        Raises:
+            OrchestratorError: of the last HSM that could not be helped; the others were.
+        """
         done: list[str] = []
-        heard = self.roster.hear()
-        for hsm, welcome in heard.welcomes.items():
+        trouble: OrchestratorError | None = None
+        for hsm, welcome in self.roster.hear().welcomes.items():
             if not welcome.cluster or welcome.removed:
                 continue
-            reached = self.catch_up(hsm)
-            if reached != welcome.seq:
-                done.append(f"{hsm} caught up from {welcome.seq} to {reached}")
-            wanted = expect(self.roster.call(hsm, m.Pending()), m.PendingChanges)
-            for request, lock in wanted.changes:
-                self.change(_same(lock), request=request, author=hsm)
-                done.append(f"{lock.role} {lock.name} is locked on every HSM")
+            try:
+                reached = self.catch_up(hsm)
+                if reached != welcome.seq:
+                    done.append(f"{hsm} caught up from {welcome.seq} to {reached}")
+                wanted = expect(self.roster.call(hsm, m.Pending()), m.PendingChanges)
+                for request, lock in wanted.changes:
+                    self.change(_same(lock), request=request, author=hsm)
+                    done.append(f"{lock.role} {lock.name} is locked on every HSM")
+            except OrchestratorError as exc:
+                trouble = exc
+        if trouble is not None:
+            raise trouble
         return done
+
+    def gossip(self) -> None:
+        """Tell every HSM in reach which wrong passwords the others have counted."""
+        asked = self.roster.each(
+            self.roster.hsms(), lambda hsm: self.roster.call(hsm, m.Pending(), GOSSIP_TIMEOUT_S)
+        )
+        tries = {h: r.tries for h, r in asked.items() if isinstance(r, m.PendingChanges)}
+        if not any(tries.values()):
+            return
+        for known in (False, True):  # first everybody hears, then who counted may answer
+            telling = {
+                hsm: m.TellTries((), own)
+                if known
+                else m.TellTries(tuple(t for h, ts in tries.items() if h != hsm for t in ts))
+                for hsm, own in tries.items()
+            }
+            self.roster.each(
+                telling,
+                lambda hsm, t=telling: self.roster.call(hsm, t[hsm], GOSSIP_TIMEOUT_S),  # type: ignore[misc]
+            )
+
+    def erase_bodies(self, upto: int) -> int:
+        """Erase what entries said up to a snapshot's place, everywhere; return the place reached.
+
+        An entry that some member has not applied keeps its body, and so do all after it; nothing
+        is erased while a member is out of reach.
+        """
+        heard = self.roster.hear()
+        members = self.members(heard)
+        if not members or not all(hsm in heard.welcomes for hsm in members):
+            return 0
+        self._check_fork(heard)
+        place = min(upto, *(heard.welcomes[hsm].seq for hsm in members))
+        if place > self._erased and place > self.ledger.erased():
+            self.ledger.erase_bodies(place)
+            self._on_step(Step.BODIES_ERASED)
+        self._erased = place
+        for hsm in members:
+            if heard.welcomes[hsm].erased < place:
+                self.roster.call(hsm, m.EraseBodies(place))
+        return place
 
     # --- adopting ---
 
@@ -296,6 +384,8 @@ class Controller:
         for hsm, chain in chains.items():
             for entry in chain:
                 seq = entry.parse_header().seq
+                if seq in merged and merged[seq].hash == entry.hash and entry.is_erased:
+                    continue
                 if seq in merged and merged[seq].hash != entry.hash:
                     raise ForkedError(
                         f"{hsm} and {owner[seq]} hold different entries at {seq}; choose whose "

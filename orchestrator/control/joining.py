@@ -34,7 +34,7 @@ class Joining:
         head = controller.ledger.head()
         others = [h for h in self._plane.records.hsms(cluster) if h.hsm_id != hsm.hsm_id]
         if not others and not row.source_backup:
-            self._make_first(row, hsm.hsm_id)
+            self._make_first(row, hsm)
         elif not others and head.seq == 0:
             from orchestrator.control.recovery import Recovery  # noqa: PLC0415  # stands on this
 
@@ -42,16 +42,22 @@ class Joining:
         else:
             self.join(cluster, hsm)
 
-    def _make_first(self, row: ClusterRow, hsm: str) -> None:
+    def _make_first(self, row: ClusterRow, hsm: HsmRow) -> None:
         controller = self._plane.controller(row.cluster_id)
         request = f"create-{row.cluster_id}"
         entry = controller.ledger.find(request)
         if entry is None:
-            change = m.CreateCluster(row.cluster_id, row.mode)
-            reply = controller.roster.call(hsm, m.Prepare(b"", request, change, 0))
-            entry = expect(reply, m.Prepared).entry
-            controller.ledger.commit(entry, is_base=True)
-        self.offer_first(row.cluster_id, hsm)
+            prepare = m.Prepare(b"", request, m.CreateCluster(row.cluster_id, row.mode), 0)
+            try:
+                reply = controller.roster.call(hsm.hsm_id, prepare)
+            except OrchestratorError as exc:
+                if exc.code != "not-empty":
+                    raise
+                self.start_over(hsm)  # an earlier attempt left a masking key without a cluster
+                reply = controller.roster.call(hsm.hsm_id, prepare)
+            controller.ledger.commit(expect(reply, m.Prepared).entry, is_base=True)
+            self._plane.on_step(Step.FIRST_COMMITTED)
+        self.offer_first(row.cluster_id, hsm.hsm_id)
 
     def offer_first(self, cluster: str, hsm: str) -> None:
         """Offer a cluster's first entry to its first HSM."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine, delete, insert, select
+from sqlalchemy import Connection, Engine, delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from orchestrator.control.database import entries as table
@@ -101,7 +101,7 @@ class Ledger:
         for row in rows:
             entry = Entry(row.header, row.signature, row.body)
             header = entry.parse_header()
-            wrong = entry.hash != row.hash or header.seq != row.seq
+            wrong = entry.hash != row.hash or header.seq != row.seq or not entry.is_whole(header)
             if wrong or (row.prev is not None and header.prev != row.prev):
                 raise TamperedError(
                     f"row {row.seq} of the ledger of {self._cluster} is damaged; changes freeze "
@@ -142,6 +142,23 @@ class Ledger:
                         body=entry.body,
                     )
                 )
+
+    def erase_bodies(self, upto: int) -> None:
+        """Empty the bodies of entries up to a place; headers stay. Gone for good on return."""
+        old = (table.c.cluster_id == self._cluster) & (table.c.seq <= upto) & (table.c.body != b"")
+        with self._engine.begin() as db:
+            db.execute(update(table).where(old).values(body=b""))
+        if self._engine.dialect.name == "sqlite":  # old pages leave the log too
+            with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as db:
+                db.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))
+
+    def erased(self) -> int:
+        """Return the place up to which there are no bodies any more."""
+        query = select(func.max(table.c.seq)).where(
+            table.c.cluster_id == self._cluster, table.c.body == b""
+        )
+        with self._reading() as db:
+            return db.execute(query).scalar() or 0
 
     def erase(self) -> None:
         """Delete all rows of a cluster that is gone."""

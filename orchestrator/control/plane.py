@@ -46,6 +46,7 @@ from orchestrator.control.views import (
     HsmView,
 )
 from orchestrator.model.clock import Clock
+from orchestrator.model.decisions import check_restorable
 from orchestrator.model.errors import (
     NotFoundError,
     OrchestratorError,
@@ -60,6 +61,7 @@ from orchestrator.model.state import Phase
 from orchestrator.model.steps import OnStep, Step, no_step
 from orchestrator.wire import messages as m
 from orchestrator.wire.files import publish
+from orchestrator.wire.process import fault_from_environment
 from orchestrator.wire.system_clock import SystemClock
 
 ZONES_MAX = 10
@@ -85,7 +87,8 @@ class ControlPlane:
     @classmethod
     def open(cls, home: Path, hosts: Hosts) -> Self:
         """Open the control plane of a home."""
-        return cls(home, hosts, open_database(home / "control.db"), SystemClock())
+        engine = open_database(home / "control.db")
+        return cls(home, hosts, engine, SystemClock(), fault_from_environment())
 
     def close(self) -> None:
         """End all connections."""
@@ -99,7 +102,9 @@ class ControlPlane:
         if cluster not in self._controllers:
             roster = Roster(cluster, lambda: self._dials(cluster))
             ledger = Ledger(self._engine, cluster)
-            self._controllers[cluster] = Controller(cluster, ledger, roster, self.on_step)
+            self._controllers[cluster] = Controller(
+                cluster, ledger, roster, self.clock, self.on_step
+            )
         return self._controllers[cluster]
 
     def _dials(self, cluster: str) -> dict[str, Dial]:
@@ -159,6 +164,7 @@ class ControlPlane:
         """Record a new cluster; its first HSM makes it real."""
         profile_path(hsm_type)  # raises for an unknown type
         profile = load_profiles()[hsm_type]
+        mode_given = mode is not None
         if mode is None:
             mode = profile.modes[0]
         if mode not in profile.modes:
@@ -172,7 +178,7 @@ class ControlPlane:
         if not 1 <= len(zones) <= ZONES_MAX or len(set(zones)) != len(zones):
             raise UsageError(f"a cluster has 1 to {ZONES_MAX} different availability zones")
         if source_backup is not None:
-            self.records.backup(source_backup)
+            mode = self._check_source(source_backup, hsm_type, mode if mode_given else None)
         cluster = new_id("cluster", os.urandom)
         self.records.put_cluster(
             ClusterRow(
@@ -186,6 +192,18 @@ class ControlPlane:
             )
         )
         return self.cluster(cluster)
+
+    def _check_source(self, backup: str, hsm_type: str, mode: str | None) -> str:
+        """Return the mode of a backup that shall become a cluster of this type."""
+        from orchestrator.control.backups import Backups  # noqa: PLC0415  # stands on this
+
+        manifest = Backups(self).read(backup)[1].manifest
+        check_restorable(manifest.hsm_type, hsm_type)
+        if mode not in {None, manifest.mode}:
+            raise RefusedError(
+                "mode", f"backup {backup} is of mode {manifest.mode}, and so is what it restores to"
+            )
+        return manifest.mode
 
     def csr(self, cluster: str) -> bytes:
         """Return the cluster's certificate signing request (PEM)."""
@@ -209,6 +227,7 @@ class ControlPlane:
             for welcome in welcomes:
                 check_hsm(welcome, cluster, trust_anchor)
         publish(self.published(cluster) / "anchor.pem", _pem(trust_anchor))
+        self.on_step(Step.ANCHOR_PUBLISHED)
         self.publish_endpoints(cluster)
         return self.cluster(cluster)
 
@@ -258,6 +277,8 @@ class ControlPlane:
                 trouble = self._trouble(row, str(heard.silent.get(row.hsm_id, "")))
             elif welcome.seq < head and state is HsmState.ACTIVE:
                 trouble = f"is at {welcome.seq}, the ledger at {head}"
+            elif off_s := controller.clock_error_s(heard, row.hsm_id):
+                trouble = f"its clock is off by {off_s} s; set it"
             if trouble and state is HsmState.ACTIVE:
                 state = HsmState.DEGRADED
             views.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Connection, Engine, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from orchestrator.control.database import backups, clusters, hsms
@@ -74,8 +74,8 @@ class Records:
                 return row
         raise NotFoundError("cluster", cluster, "see `cloister cluster list`")
 
-    def put_cluster(self, row: ClusterRow) -> None:
-        """Record a cluster, new or changed."""
+    def put_cluster(self, row: ClusterRow, first: HsmRow | None = None) -> None:
+        """Record a cluster, new or changed; with its first HSM, both or neither."""
         values = {name: getattr(row, name) for name in row.__slots__}
         with self._engine.begin() as db:
             db.execute(
@@ -83,6 +83,8 @@ class Records:
                 .values(values)
                 .on_conflict_do_update(index_elements=["cluster_id"], set_=values)
             )
+            if first is not None:
+                self._put_hsm(db, first)
 
     def resolve_cluster(self, prefix: str | None) -> ClusterId:
         """Return the cluster with this id or unique prefix; None takes the only one."""
@@ -109,13 +111,16 @@ class Records:
 
     def put_hsm(self, row: HsmRow) -> None:
         """Record an HSM, new or found again."""
-        values = {name: getattr(row, name) for name in row.__slots__}
         with self._engine.begin() as db:
-            db.execute(
-                upsert(hsms)
-                .values(values)
-                .on_conflict_do_update(index_elements=["hsm_id"], set_=values)
-            )
+            self._put_hsm(db, row)
+
+    def _put_hsm(self, db: Connection, row: HsmRow) -> None:
+        values = {name: getattr(row, name) for name in row.__slots__}
+        db.execute(
+            upsert(hsms)
+            .values(values)
+            .on_conflict_do_update(index_elements=["hsm_id"], set_=values)
+        )
 
     def set_hsm_state(self, hsm: str, state: HsmState) -> None:
         """Record an HSM's state."""

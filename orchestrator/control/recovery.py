@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -11,11 +12,14 @@ from orchestrator.client.session import expect
 from orchestrator.control.backups import Backups
 from orchestrator.control.joining import Joining
 from orchestrator.control.plane import ControlPlane
+from orchestrator.control.profiles import profile_path
 from orchestrator.control.records import ClusterRow, HsmRow
 from orchestrator.control.views import ClusterState, ClusterView, HsmState
+from orchestrator.model.decisions import SUCCESSORS, check_restorable
 from orchestrator.model.errors import NotFoundError, OrchestratorError, RefusedError
 from orchestrator.model.ids import new_id
 from orchestrator.model.signatures import load_certificate
+from orchestrator.model.steps import Step
 from orchestrator.sealed.recovery import combine_shares, recovery_key, send_recovery_key
 from orchestrator.wire import messages as m
 from orchestrator.wire.files import publish
@@ -27,10 +31,19 @@ class Recovery:
     def __init__(self, plane: ControlPlane) -> None:
         self._plane, self._backups = plane, Backups(plane)
 
-    def recover(self, backup: str, mnemonics: Sequence[str], zone: str) -> ClusterView:
+    def recover(
+        self, backup: str, mnemonics: Sequence[str], zone: str, hsm_type: str | None = None
+    ) -> ClusterView:
         """Make a new cluster with one HSM from a backup and custodian shares.
 
-        On failure the half-made cluster is removed; the call can be repeated.
+        On failure the half-made cluster is removed, and so is one that a crash has left: the call
+        can be repeated.
+
+        Args:
+            backup: to go on from.
+            mnemonics: enough of the custodians' shares.
+            zone: where the HSM shall be.
+            hsm_type: None takes the backup's type, or the one that took its place.
         """
         plane = self._plane
         _, snapshot = self._backups.read(backup)
@@ -47,13 +60,17 @@ class Recovery:
         if host is None:
             raise NotFoundError("availability zone", zone, f"there are {', '.join(zones)}")
         manifest = snapshot.manifest
+        chosen = hsm_type or SUCCESSORS.get(manifest.hsm_type, manifest.hsm_type)
+        profile_path(chosen)  # raises for an unknown type
+        check_restorable(manifest.hsm_type, chosen)
+        self._clear_away(backup)
         now = plane.clock.now_ms()
         row = ClusterRow(
             new_id("cluster", os.urandom),
-            manifest.hsm_type,
+            chosen,
             manifest.mode,
             ",".join(zones),
-            ClusterState.UNINITIALIZED,
+            ClusterState.CREATE_IN_PROGRESS,
             now,
             backup,
         )
@@ -61,8 +78,8 @@ class Recovery:
             new_id("hsm", os.urandom), row.cluster_id, host.name, zone,
             HsmState.CREATE_IN_PROGRESS, now,
         )  # fmt: skip
-        plane.records.put_cluster(row)
-        plane.records.put_hsm(hsm)
+        plane.records.put_cluster(row, hsm)
+        plane.on_step(Step.HSM_RECORDED)
         try:
             plane.infrastructure.create_hsm(hsm.host, hsm.hsm_id, row.hsm_type)
             roster = plane.controller(row.cluster_id).roster
@@ -71,7 +88,7 @@ class Recovery:
             roster.call(hsm.hsm_id, m.RecoverAccept(sent, envelope))
             self._restore(row, hsm)
         except OrchestratorError as exc:
-            self._undo(row, hsm)
+            self._undo(row, [hsm])
             if exc.code == "blob-refused":
                 raise RefusedError(
                     "share-other-set", "these shares are not of this backup's recovery key"
@@ -79,6 +96,7 @@ class Recovery:
             raise
         plane.records.set_hsm_state(hsm.hsm_id, HsmState.ACTIVE)
         plane.publish_endpoints(row.cluster_id)
+        plane.records.put_cluster(replace(row, state=ClusterState.UNINITIALIZED))
         return plane.cluster(row.cluster_id)
 
     def restore_from_clone(self, row: ClusterRow, hsm: HsmRow) -> None:
@@ -119,13 +137,22 @@ class Recovery:
         reply = controller.roster.call(hsm.hsm_id, m.Prepare(b"", request, change, 0))
         if controller.ledger.find(request) is None:
             controller.ledger.commit(expect(reply, m.Prepared).entry, is_base=True)
+            plane.on_step(Step.FIRST_COMMITTED)
         Joining(plane).offer_first(row.cluster_id, hsm.hsm_id)
         directory = plane.published(row.cluster_id)
         anchor = load_certificate(snapshot.manifest.trust_anchor, "the trust anchor")
         publish(directory / "anchor.pem", anchor.public_bytes(Encoding.PEM))
 
-    def _undo(self, row: ClusterRow, hsm: HsmRow) -> None:
+    def _clear_away(self, backup: str) -> None:
+        """Remove what recoveries of this backup left that were cut off before their end."""
         plane = self._plane
-        plane.infrastructure.destroy_hsm(hsm.host, hsm.hsm_id)
-        plane.records.set_hsm_state(hsm.hsm_id, HsmState.DELETED)
+        for row in plane.records.clusters():
+            if row.source_backup == backup and row.state == ClusterState.CREATE_IN_PROGRESS:
+                self._undo(row, plane.records.hsms(row.cluster_id))
+
+    def _undo(self, row: ClusterRow, hsms: Sequence[HsmRow]) -> None:
+        plane = self._plane
+        for hsm in hsms:
+            plane.infrastructure.destroy_hsm(hsm.host, hsm.hsm_id)
+            plane.records.set_hsm_state(hsm.hsm_id, HsmState.DELETED)
         plane.delete_cluster(row.cluster_id)

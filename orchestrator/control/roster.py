@@ -94,8 +94,11 @@ class Roster:
 
     def link(self, hsm: str, anchor: bytes) -> Link:
         """Return a connection that may be given a secret: its chain to the anchor was checked."""
+        try:
+            fresh = expect(self.call(hsm, m.Hello(), HELLO_TIMEOUT_S), m.Welcome)
+        except UnavailableError:  # it may have been started anew since it was last asked
+            fresh = expect(self.call(hsm, m.Hello(), HELLO_TIMEOUT_S), m.Welcome)
         channel, welcome = self._connect(hsm)
-        fresh = expect(channel.call(m.Hello(), HELLO_TIMEOUT_S), m.Welcome)
         return Link(channel, welcome, check_hsm(fresh, self.cluster, anchor))
 
     def _connect(self, hsm: str) -> tuple[Channel, m.Welcome]:

@@ -9,6 +9,7 @@ from enum import StrEnum
 class ClusterState(StrEnum):
     """CloudHSM v2 API cluster states that Cloister uses."""
 
+    CREATE_IN_PROGRESS = "CREATE_IN_PROGRESS"
     UNINITIALIZED = "UNINITIALIZED"
     INITIALIZED = "INITIALIZED"
     ACTIVE = "ACTIVE"
@@ -92,6 +93,7 @@ class BackupView:
     users: int
     keys: int
     recovery: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from orchestrator.client.directory import default_home
 from orchestrator.control.hosts import HostInfo
 from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
+from orchestrator.model.steps import OnStep, Step, no_step
 from orchestrator.wire.files import fsync_directory, publish
 
 ZONES_MAX: Final = 10
@@ -53,8 +54,8 @@ def check_home(path: Path) -> Path:
 class Layout:
     """Paths of one home, and what stands at them."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
+    def __init__(self, home: Path, on_step: OnStep = no_step) -> None:
+        self.home, self._on_step = home, on_step
         self.lab = home / "lab"
         self.hosts_directory = self.lab / "hosts"
         self.socket, self.lock = self.lab / "supervisor.sock", self.lab / "supervisor.lock"
@@ -128,6 +129,7 @@ class Layout:
         publish(draft / "hsm.json", json.dumps(config).encode())
         draft.rename(target)
         fsync_directory(target.parent)
+        self._on_step(Step.HOST_HSM_MADE)
 
     def remove_hsm(self, host: str, hsm: str) -> None:
         """Remove an HSM's directory: first out of sight, then for good."""
@@ -137,4 +139,5 @@ class Layout:
             shutil.rmtree(trash, ignore_errors=True)
             target.rename(trash)
             fsync_directory(target.parent)
+            self._on_step(Step.HOST_HSM_REMOVED)
         shutil.rmtree(trash, ignore_errors=True)

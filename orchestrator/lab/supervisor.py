@@ -23,6 +23,7 @@ from typing import Final
 
 import msgspec
 
+from orchestrator.control.automatic import AutomaticBackups
 from orchestrator.control.backups import Backups
 from orchestrator.control.plane import ControlPlane
 from orchestrator.lab.hosts import LabHosts
@@ -33,11 +34,13 @@ from orchestrator.model.ids import check_id
 from orchestrator.wire.files import publish
 from orchestrator.wire.frames import pack_frame
 from orchestrator.wire.messages import Refusal, refusal_of
+from orchestrator.wire.process import fault_from_environment
 from orchestrator.wire.streams import listen
 
 EXIT_LOCKED: Final = 3
 TURN_S: Final = 0.2
 HEAL_EVERY_S: Final = 1.0
+GOSSIP_EVERY_S: Final = 0.2
 BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 STEADY_S: Final = 5.0
 STOP_TIMEOUT_S: Final = 5.0
@@ -64,7 +67,7 @@ class Supervisor:
     """Runs the agents of one lab."""
 
     def __init__(self, home: Path, agent: tuple[str, ...]) -> None:
-        self._layout = Layout(home)
+        self._layout = Layout(home, fault_from_environment())
         self._argv = agent
         self._agents: dict[Path, _Agent] = {}
         self._jobs: queue.Queue[_Job] = queue.Queue()
@@ -77,7 +80,8 @@ class Supervisor:
             signal.signal(number, lambda *_: self._stop())
         listener = listen(self._layout.socket)
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
-        threading.Thread(target=self._heal_for_ever, daemon=True).start()
+        for loop in (self._heal_for_ever, self._gossip_for_ever):
+            threading.Thread(target=loop, daemon=True).start()
         _log.info("supervisor %d runs", os.getpid())
         try:
             while not self._stopping:
@@ -279,14 +283,16 @@ class Supervisor:
         hosts = LabHosts(self._layout.home)
         turn = 0
         plane: ControlPlane | None = None
+        automatic: AutomaticBackups | None = None
         while not self._stopping:
             time.sleep(HEAL_EVERY_S)
             turn += 1
             try:
-                if plane is None:
+                if plane is None or automatic is None:
                     plane = ControlPlane.open(self._layout.home, hosts)
+                    automatic = AutomaticBackups(plane)
                 for row in plane.records.clusters():
-                    self._heal(plane, row.cluster_id)
+                    self._heal(plane, automatic, row.cluster_id)
                 if turn % 60 == 0:
                     Backups(plane).purge()
             except OrchestratorError as exc:
@@ -297,13 +303,29 @@ class Supervisor:
                     plane.close()
                 plane = None
 
-    def _heal(self, plane: ControlPlane, cluster: str) -> None:
+    def _heal(self, plane: ControlPlane, automatic: AutomaticBackups, cluster: str) -> None:
         try:
             for done in plane.heal(cluster):
                 _log.info("%s: %s", cluster, done)
+            if backup := automatic.turn(cluster):
+                _log.info("%s: made %s", cluster, backup)
         except OrchestratorError as exc:
             if not exc.retryable:
                 _log.warning("%s: %s: %s", cluster, exc.code, exc)
+
+    def _gossip_for_ever(self) -> None:
+        """Spread counts of wrong passwords: apart from healing, which may wait for a dead HSM."""
+        plane: ControlPlane | None = None
+        while not self._stopping:
+            time.sleep(GOSSIP_EVERY_S)
+            try:
+                plane = plane or ControlPlane.open(self._layout.home, LabHosts(self._layout.home))
+                for row in plane.records.clusters():
+                    plane.controller(row.cluster_id).gossip()
+            except OrchestratorError as exc:
+                _log.debug("gossip: %s", exc)
+            except Exception:  # noqa: BLE001  # the loop outlives every bug
+                _log.exception("gossip")
 
 
 def run(home: Path, agent: tuple[str, ...] = (sys.executable, "-m", "orchestrator.agent")) -> int:

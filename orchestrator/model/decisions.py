@@ -49,6 +49,8 @@ from orchestrator.model.state import (
 MEMBERS_MAX: Final = 28
 KEYS_PER_ENTRY: Final = 2
 BLOB_BYTES_MAX: Final = 16 * 1024
+SUCCESSORS: Final = {"hsm1.medium": "hsm2m.medium"}
+"""Types of HSM whose backups a newer type takes over."""
 
 
 def decide(
@@ -97,7 +99,7 @@ def _decide(
         case e.HsmRemoved():
             return _removed(state, header, change, secrets)
         case e.UserCreated():
-            return _user_created(state, change)
+            return _user_created(state, header, change)
         case e.UserDeleted():
             return _user_deleted(state, change)
         case e.PasswordChanged():
@@ -192,14 +194,37 @@ def _restored(
     _need(member.hsm == header.author, "author", "the first HSM authors the first entry")
     _check_host(member.host, change.host_key)
     gone = tuple(Put(Table.MEMBERS, m.hsm, None) for m in state.members() if m.hsm != member.hsm)
+    hsm_type, limits = change.hsm_type or meta.hsm_type, change.limits or meta.limits
+    check_restorable(meta.hsm_type, hsm_type)
+    _need(
+        len(state.tables[Table.KEYS]) <= limits.keys
+        and state.asymmetric_keys <= limits.asymmetric_keys
+        and len(state.tables[Table.USERS]) <= limits.users,
+        "limit",
+        f"the backup holds more users or keys than a cluster of {hsm_type} may",
+    )
     return (
-        _put_meta(state, cluster=header.cluster, source_cluster=change.source_cluster),
+        _put_meta(
+            state,
+            cluster=header.cluster,
+            source_cluster=change.source_cluster,
+            hsm_type=hsm_type,
+            limits=limits,
+        ),
         Put(Table.SECRETS, ONLY, _checked_secrets(state, change.rekey, secrets)),
         *gone,
         Put(Table.MEMBERS, member.hsm, MemberRow(member, change.credential)),
         Put(Table.HOSTS, member.host, Host(member.host, change.host_key)),
         *(Put(Table.LOGINS, name, None) for name in state.tables[Table.LOGINS]),
     )
+
+
+def check_restorable(backup_type: str, hsm_type: str) -> None:
+    """Raise RefusedError unless backups of one type of HSM go onto another: forward, never back."""
+    if hsm_type not in {backup_type, SUCCESSORS.get(backup_type)}:
+        raise RefusedError(
+            "hsm-type", f"a backup of {backup_type} cannot be restored to {hsm_type}"
+        )
 
 
 def _initialized(state: State, header: e.Header, change: e.ClusterInitialized) -> tuple[Put, ...]:
@@ -325,7 +350,7 @@ def _removed(
     )
 
 
-def _user_created(state: State, change: e.UserCreated) -> tuple[Put, ...]:
+def _user_created(state: State, header: e.Header, change: e.UserCreated) -> tuple[Put, ...]:
     _authorize(state, change.actor, Operation.CREATE_USER)
     _need(change.role in LOGIN_ROLES, "role-rule", f"nobody is created as {change.role}")
     _need(parse_user_name(change.name) == change.name, "name-rule", "names are lower-case")
@@ -335,7 +360,9 @@ def _user_created(state: State, change: e.UserCreated) -> tuple[Put, ...]:
     _need(name not in users, "exists", f"{change.role} {change.name} exists already")
     limit = state.meta.limits.users
     _need(len(users) < limit, "limit", f"the cluster has its {limit} users; delete some")
-    return (Put(Table.USERS, name, User(change.name, change.role, change.password_hash, 1)),)
+    # Versions are places in the ledger: no ticket of an earlier user of this name is good again.
+    user = User(change.name, change.role, change.password_hash, header.seq)
+    return (Put(Table.USERS, name, user),)
 
 
 def _user_deleted(state: State, change: e.UserDeleted) -> tuple[Put, ...]:
@@ -392,13 +419,8 @@ def _keys_created(state: State, header: e.Header, change: e.KeysCreated) -> tupl
         f"the cluster has room for {limits.keys} keys and holds {len(keys)}; delete some",
     )
     if any(key.key_class is not KeyClass.SECRET for key in change.keys):
-        pairs = sum(
-            1
-            for key in keys.values()
-            if isinstance(key, Key) and key.key_class is not KeyClass.SECRET
-        )
         _need(
-            pairs + len(change.keys) <= limits.asymmetric_keys,
+            state.asymmetric_keys + len(change.keys) <= limits.asymmetric_keys,
             "limit",
             f"the cluster has room for {limits.asymmetric_keys} asymmetric keys; delete some",
         )

@@ -52,6 +52,15 @@ class Entry(Record):
         """SHA-256 of header and signature: what the next header names as `prev`."""
         return hashlib.sha256(self.header + self.signature).digest()
 
+    @property
+    def is_erased(self) -> bool:
+        """Its body was erased after a snapshot; the header keeps the chain."""
+        return not self.body
+
+    def is_whole(self, header: Header) -> bool:
+        """Tell whether the body is the one that was signed, or erased."""
+        return self.is_erased or hashlib.sha256(self.body).digest() == header.body_hash
+
     def parse_header(self) -> Header:
         """Return the header; raise MalformedError for bytes that are none, or another version."""
         if len(self.header) + len(self.body) > ENTRY_BYTES_MAX or len(self.signature) != 64:
@@ -168,7 +177,7 @@ class ClusterActivated(Record, tag="cluster-activated"):
 
 
 class ClusterRestored(Record, tag="cluster-restored"):
-    """A new cluster goes on from a backup's state; `source_head` is that state's head."""
+    """A new cluster goes on from a backup's state, on HSMs of `hsm_type` (empty: as before)."""
 
     source_cluster: str
     source_backup: str
@@ -176,6 +185,8 @@ class ClusterRestored(Record, tag="cluster-restored"):
     credential: Credential
     host_key: bytes
     rekey: Rekey
+    hsm_type: str = ""
+    limits: Limits | None = None
 
 
 class HostAdmitted(Record, tag="host-admitted"):

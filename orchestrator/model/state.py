@@ -15,6 +15,7 @@ from typing import Final
 
 from orchestrator.model.entries import NO_HASH, Credential, Limits, Member, Record, decode, encode
 from orchestrator.model.errors import NotFoundError
+from orchestrator.model.key_spec import KeyClass
 from orchestrator.model.keys import Key
 from orchestrator.model.roles import Role
 
@@ -171,12 +172,16 @@ def key_row(ref: int) -> str:
 
 @dataclass(slots=True)
 class State:
-    """State n. Readers may look while one writer `advance`s: rows are replaced, never edited."""
+    """State n. Readers may look while one writer `advance`s: rows are replaced, never edited.
+
+    `asymmetric_keys` is counted along, because a creation must not cost a look at every key.
+    """
 
     seq: int = 0
     head: bytes = NO_HASH
     at: int = 0
     total: int = 0
+    asymmetric_keys: int = 0
     tables: dict[Table, dict[str, Row]] = field(default_factory=lambda: {t: {} for t in Table})
 
     @property
@@ -244,6 +249,7 @@ class State:
         self.total = self.total_after(puts)
         for put in puts:
             table = self.tables[put.table]
+            self.asymmetric_keys += _asymmetric(put.row) - _asymmetric(table.get(put.name))
             if put.row is None:
                 table.pop(put.name, None)
             else:
@@ -277,9 +283,14 @@ class State:
         for stored in rows:
             row = decode(ROW_TYPES[stored.table], stored.data, f"row of {stored.table}")
             state.tables[stored.table][stored.name] = row
+            state.asymmetric_keys += _asymmetric(row)
             state.total += row_number(stored.table, stored.name, stored.data)
         state.total %= _MODULUS
         return state
+
+
+def _asymmetric(row: Row | None) -> int:
+    return isinstance(row, Key) and row.key_class is not KeyClass.SECRET
 
 
 def digest(seq: int, head: bytes, total: int) -> bytes:

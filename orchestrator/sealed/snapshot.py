@@ -26,11 +26,13 @@ from orchestrator.model.signatures import (
     load_certificate,
     public_bytes,
 )
-from orchestrator.model.state import State, StoredRow
+from orchestrator.model.state import MemberRow, State, StoredRow, Table
 from orchestrator.sealed.box import Agree, open_box, seal_box
 
 MAGIC: Final = b"cloister-snap\r\n\x1a"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+READABLE_VERSIONS: Final = frozenset({1, 2})
+"""1 lacks the manifest's `reason`."""
 CHUNK_BYTES: Final = 64 * 1024
 SNAPSHOT_BYTES_MAX: Final = 256 * 1024 * 1024
 _MANIFEST_BYTES_MAX: Final = 256 * 1024
@@ -38,7 +40,7 @@ _TAG_BYTES: Final = 16
 
 
 class Manifest(Record):
-    """What anyone may know of a snapshot. Times are Unix milliseconds."""
+    """What anyone may know of a snapshot. Times are Unix milliseconds; `reason` says why it is."""
 
     version: int
     purpose: str
@@ -63,6 +65,7 @@ class Manifest(Record):
     envelope: Envelope | None
     recovery_threshold: int
     recovery_shares: int
+    reason: str = ""
 
 
 class SignedManifest(Record):
@@ -150,10 +153,10 @@ def parse_snapshot(data: bytes) -> Snapshot:
         raise MalformedError("the backup's manifest is cut off")
     signed = decode(SignedManifest, data[start : start + length], "backup manifest")
     manifest = decode(Manifest, signed.manifest, "backup manifest")
-    if manifest.version != FORMAT_VERSION:
+    if manifest.version not in READABLE_VERSIONS:
         raise MalformedError(
             f"backup {manifest.id} has format version {manifest.version}, this software knows "
-            f"{FORMAT_VERSION}; update it"
+            f"{', '.join(map(str, sorted(READABLE_VERSIONS)))}; update it"
         )
     return Snapshot(manifest, signed, memoryview(data)[start + length :])
 
@@ -208,4 +211,27 @@ def open_snapshot(snapshot: Snapshot, recipient: bytes, agree: Agree) -> State:
     state = State.build(body.rows, seq=body.seq, head=body.head, at=body.at)
     if state.digest() != manifest.digest:
         raise TamperedError(f"backup {manifest.id}: its state has another digest than its manifest")
+    _check_origin(state, manifest)
     return state
+
+
+def _check_origin(state: State, manifest: Manifest) -> None:
+    """Raise TamperedError unless the state is of the very cluster that vouches for the manifest.
+
+    A manifest alone proves itself under any certificate that its maker likes. The cluster key
+    that the state goes on with must be the one under which the author's credential stands: who
+    holds no HSM of the family can then make no state that a family's masking key would serve.
+    """
+    meta, author = state.meta, state.tables[Table.MEMBERS].get(manifest.author)
+    inside = (meta.cluster, meta.hsm_type, meta.mode, meta.cluster_public, meta.certificate,
+              meta.trust_anchor, meta.backup_key, meta.backup_public)  # fmt: skip
+    outside = (manifest.cluster, manifest.hsm_type, manifest.mode, manifest.cluster_public,
+               manifest.certificate, manifest.trust_anchor, manifest.backup_key,
+               manifest.backup_public)  # fmt: skip
+    is_member = isinstance(author, MemberRow) and author.credential == manifest.credential
+    if inside != outside or not is_member or (state.seq, state.head) != (
+        manifest.seq, manifest.head
+    ):  # fmt: skip
+        raise TamperedError(
+            f"backup {manifest.id}: its state is of another cluster than the one that signed it"
+        )

@@ -162,6 +162,28 @@ ChangeRequest = (
 )
 
 
+class Tries(Record):
+    """Wrong passwords that one HSM has counted for one version of a user; `last_at` in Unix ms.
+
+    `resets` rises with a right password that ends a count; only reports of the highest count.
+    """
+
+    hsm: str
+    role: Role
+    name: str
+    version: int
+    resets: int
+    count: int
+    last_at: int
+
+
+class SignedTries(Record):
+    """A Tries as bytes, and its HSM's signature: nobody else can lock a user, or unlock one."""
+
+    tries: bytes
+    signature: bytes
+
+
 class Grant(Record):
     """A member's answer to one join request, signed by its identity."""
 
@@ -236,6 +258,19 @@ class Digest(Record, tag=True):
     recount: bool = False
 
 
+class EraseBodies(Record, tag=True):
+    """Empty the bodies of entries up to a place that every member has passed; headers stay."""
+
+    upto: int
+
+
+class TellTries(Record, tag=True):
+    """Wrong passwords: what other HSMs have counted, and which of this HSM's own they know."""
+
+    reports: tuple[SignedTries, ...]
+    known: tuple[SignedTries, ...] = ()
+
+
 class ListUsers(Record, tag=True):
     """List users."""
 
@@ -307,9 +342,10 @@ class DropSessionKey(Record, tag=True):
 
 
 class TakeSnapshot(Record, tag=True):
-    """Seal the state to the backup key; fetch it with Download."""
+    """Seal the state to the backup key; fetch it with Download. `reason` is for people."""
 
     id: str
+    reason: str = ""
 
 
 class CheckSnapshot(Record, tag=True):
@@ -386,7 +422,8 @@ class ReadAudit(Record, tag=True):
 
 
 Request = (
-    Hello | Login | Renew | Prepare | Outcome | Apply | Entries | Digest | ListUsers | ListMembers
+    Hello | Login | Renew | Prepare | Outcome | Apply | Entries | Digest | EraseBodies | TellTries
+    | ListUsers | ListMembers
     | ListKeys | Sign | Encrypt | Decrypt | Random | MakeSessionKeys | DropSessionKey
     | TakeSnapshot | CheckSnapshot | Upload | Download | JoinChallenge | JoinStart | JoinGrant
     | JoinAccept | RecoverStart | RecoverAccept | Pending | Zeroize | ReadAudit
@@ -405,7 +442,10 @@ class Refusal(Record, tag=True):
 
 
 class Welcome(Record, tag=True):
-    """Who an HSM is. `nonce` is this connection's; `credential` is None before it is a member."""
+    """Who an HSM is. `nonce` is this connection's; `credential` is None before it is a member.
+
+    `at` is its clock in Unix ms; entries up to place `erased` have no bodies any more.
+    """
 
     hsm: str
     host: str
@@ -425,6 +465,7 @@ class Welcome(Record, tag=True):
     removed: bool
     trouble: str
     at: int
+    erased: int = 0
 
 
 class Ticket(Record, tag=True):
@@ -560,9 +601,10 @@ class Accepted(Record, tag=True):
 
 
 class PendingChanges(Record, tag=True):
-    """Changes that an HSM wants committed: request ids and what they are."""
+    """Changes that an HSM wants committed, by request id, and tries that others must hear of."""
 
     changes: tuple[tuple[str, LockUser], ...]
+    tries: tuple[SignedTries, ...] = ()
 
 
 class AuditRecord(Record):

@@ -1,13 +1,17 @@
-"""A child that must not outlive its parent."""
+"""How a process ends: with its parent, or at a step where a test wants it dead."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
+from pathlib import Path
 from typing import Final
 
+from orchestrator.model.steps import OnStep, Step, no_step
+
 PARENT_VARIABLE: Final = "CLOISTER_PARENT"
+FAULT_VARIABLE: Final = "CLOISTER_FAULT"
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -34,3 +38,26 @@ def die_with_parent(parent: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fault_from_environment() -> OnStep:
+    """Return what dies, as `kill -9` would have it, at the step that a test has chosen.
+
+    CLOISTER_FAULT names a file. The process that reaches the step written there takes the file
+    away and dies: one process, once, and only while the file is there.
+    """
+    file = os.environ.get(FAULT_VARIABLE)
+    if not file:
+        return no_step
+    marker = Path(file)
+
+    def die(step: Step) -> None:
+        try:
+            if marker.read_text() != step:
+                return
+            marker.unlink()
+        except FileNotFoundError:
+            return
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    return die

@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.agent.server import Server
 from orchestrator.client.connection import RpcConnection
-from orchestrator.model.entries import SignedJoinRequest
+from orchestrator.model.entries import SignedJoinRequest, decode
 from orchestrator.model.errors import RemoteError
 from orchestrator.model.key_spec import (
     HashFunction,
@@ -148,6 +148,7 @@ def test_every_request_is_in_the_table_or_syncs() -> None:
         m.Login, m.Renew, m.Outcome, m.Apply, m.Entries, m.Digest, m.TakeSnapshot,
         m.CheckSnapshot, m.Upload, m.Download, m.JoinChallenge, m.JoinStart, m.JoinGrant,
         m.JoinAccept, m.RecoverStart, m.RecoverAccept, m.Pending, m.Zeroize, m.ReadAudit,
+        m.EraseBodies, m.TellTries,
     }  # fmt: skip
     assert asked | syncs == set(m.Request.__args__)
     changes = {
@@ -160,10 +161,16 @@ def test_every_request_is_in_the_table_or_syncs() -> None:
 
 def test_another_unix_user_syncs_nothing(shared: Wired) -> None:
     stranger = shared.hsm.connect(uid=12345)
-    for request in (m.Entries(0), m.Digest(), m.TakeSnapshot("x"), m.Zeroize(), m.JoinChallenge()):
+    audit = shared.hsm.core.vault
+    for request in (m.Entries(0), m.Digest(), m.TakeSnapshot("x"), m.Zeroize(), m.JoinChallenge(),
+                    m.EraseBodies(0), m.TellTries(())):  # fmt: skip
+        _, before = audit.audit_lines(0, 1)
         reply = shared.hsm.answer(request, stranger)
         assert isinstance(reply, m.Refusal)
         assert reply.code == "permission-denied"
+        lines, _ = audit.audit_lines(before.count, 10)
+        [line] = [decode(m.AuditRecord, line, "line") for line in lines]
+        assert (line.event, line.outcome) == (type(request).__name__, "permission-denied")
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ HSM_VIEW = HsmView(HSM, CLUSTER, "host-1a", "lab-1a", HsmState.ACTIVE, 7, "")
 CHANGE = ChangeReport("0123456789abcdef0123456789abcdef", 8, 2, 3, ("hsm-ddddddddddd",))
 BACKUP_VIEW = BackupView(
     BACKUP, CLUSTER, BackupState.READY, "hsm2m.medium", "FIPS", NOON, None, 7, DIGEST, 11694, 3, 4,
-    "3 of 5 shares",
+    "3 of 5 shares", "on demand",
 )  # fmt: skip
 AGENT = AgentStatus(HSM, "host-1a", "lab-1a", "running", 4242, 12.5)
 EC_PRIVATE = ec.derive_private_key(5, ec.SECP256R1())

@@ -209,7 +209,7 @@ def test_shares_are_files_of_their_custodians_alone(
     assert "alpha beta" not in outcome.out + outcome.err
     recover = run("recovery", "recover", "backup-c", "--share-file", *map(str, paths[:3]))
     assert recover.status == 0
-    assert ("recover", "backup-ccccccccccc", ["alpha beta"] * 3, "lab-1a") in services.calls
+    assert ("recover", "backup-ccccccccccc", ["alpha beta"] * 3, "lab-1a", None) in services.calls
 
 
 def test_no_recovery_key_is_made_whose_shares_cannot_be_kept(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -51,6 +53,13 @@ class FakeClock:
 
     def sleep(self, seconds: float) -> None:
         self.ms += int(seconds * 1000)
+
+
+class OneByOne(ThreadPoolExecutor):
+    """A pool whose work is done in order, when it is asked for."""
+
+    def map(self, fn: Callable[..., Any], *iterables: Any, **_: Any) -> Iterator[Any]:
+        return map(fn, *iterables)
 
 
 class Machine:
@@ -147,7 +156,8 @@ class LocalCluster:
             return {x.id: (lambda x=x: FakeStream(x)) for x in self.members}  # type: ignore[misc]
 
         roster = Roster(CLUSTER, source)
-        return self.controller_type(CLUSTER, self.ledger, roster, self._step)
+        roster._pool = OneByOne()  # which HSM meets a planned mishap shall not be chance
+        return self.controller_type(CLUSTER, self.ledger, roster, self.clock, self._step)
 
     def _step(self, step: Step) -> None:
         if self.fault == ("controller", step):

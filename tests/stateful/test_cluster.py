@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
@@ -37,7 +38,7 @@ AGENT_STEPS = (
     Step.APPLY_VERIFIED,
     Step.APPLY_STORED,
 )
-CONTROLLER_STEPS = (Step.COMMIT_BEGIN, Step.COMMIT_DONE, Step.PUSH_ONE)
+CONTROLLER_STEPS = (Step.COMMIT_BEGIN, Step.COMMIT_DONE, Step.PUSH_ONE, Step.BODIES_ERASED)
 MISHAPS = ("lose-request", "lose-reply", "repeat", "")
 _numbers = itertools.count()
 
@@ -147,6 +148,15 @@ class ClusterMachine(RuleBasedStateMachine):
         except OrchestratorError:
             pass
 
+    @rule()
+    def erase_what_all_have(self) -> None:
+        try:
+            self.cluster.controller.erase_bodies(self.cluster.ledger.head().seq)
+        except Crash:
+            self.cluster.restart_controller()
+        except OrchestratorError:
+            pass
+
     def teardown(self) -> None:
         if not hasattr(self, "cluster"):
             return
@@ -179,6 +189,13 @@ class ClusterMachine(RuleBasedStateMachine):
             assert self.present <= set(labels), "an acknowledged change is lost"
             assert not self.deleted & {key.ref for key in keys}, "a deleted key lives"
             assert all(key.blob for key in keys), "half a key"
+        head = cluster.ledger.head().seq
+        assert cluster.controller.erase_bodies(head) == head
+        assert all(entry.is_erased for entry in cluster.ledger.after(0, 10_000))
+        for machine in cluster.machines:
+            assert machine.hsm is not None
+            kept = machine.hsm.core.vault.entries_after(0, 10_000, 1 << 30)
+            assert all(entry.is_erased for entry in kept), "an old body lives on"
 
 
 SETTINGS = settings(
@@ -208,9 +225,9 @@ class AppliesTwice(Core):
 class AnswersTooEarly(Controller):
     """A planted bug: the answer comes before the commit, which may then never be."""
 
-    def settle(self, entry: e.Entry) -> Outcome:
+    def settle(self, entry: e.Entry, within: Iterable[str] | None = None) -> Outcome:
         try:
-            return super().settle(entry)
+            return super().settle(entry, within)
         except PendingError:
             raise
         except OrchestratorError:
