@@ -1,0 +1,198 @@
+"""Write, fsync, then answer: what the kernel saw of agents and controller, by strace.
+
+A thread that has written to a file, or renamed one, and then sends on a socket without having
+made that durable would answer before it keeps what it says.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from orchestrator.control.backups import Backups
+from orchestrator.control.plane import ControlPlane
+from orchestrator.lab import lab
+from orchestrator.lab.hosts import LabHosts
+from orchestrator.lab.layout import Layout
+from orchestrator.model.errors import OrchestratorError
+from orchestrator.model.roles import Role
+from tests.e2e.crash_driver import ADMIN, USER, initialize, key
+from tests.lab.harness import RUN, eventually
+
+pytestmark = [pytest.mark.softhsm, pytest.mark.timeout(120)]
+
+STRACE = (
+    "strace -D -f -qq -y -s 0 -e trace=write,pwrite64,writev,fsync,fdatasync,rename,sendto,sendmsg"
+)
+LAZY = (  # a planted bug: the token's files are never made durable
+    "import sys; from pathlib import Path; from orchestrator.agent import main; "
+    "from orchestrator.tokens._token_directory import TokenDirectory; "
+    "TokenDirectory.sync = lambda self: None; sys.exit(main.run(Path(sys.argv[1])))"
+)
+_CALL = re.compile(r"^(?P<tid>\d+) +(?:<\.\.\. )?(?P<name>\w+)(?P<rest>.*)$")
+_FILE = re.compile(r"^\(\d+<(?P<path>/[^>]*)>")
+_RENAME = re.compile(r'^\("(?P<old>[^"]*)", "(?P<new>[^"]*)"')
+
+
+@dataclass
+class Seen:
+    """What a trace showed. `kept` counts writes that were durable when the thread answered."""
+
+    broken: list[str] = field(default_factory=list)
+    kept: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+
+def read(trace: Path, root: Path) -> Seen:
+    """Follow each thread of a trace; files outside `root`, logs and locks do not count."""
+    seen = Seen()
+    dirty: dict[str, set[str]] = defaultdict(set)
+    synced: dict[str, set[str]] = defaultdict(set)
+    for line in trace.read_text(errors="replace").splitlines():
+        call = _CALL.match(line)
+        if call is None or "resumed>" in line:
+            continue  # what a call is about stands where it began
+        tid, name, rest = call["tid"], call["name"], call["rest"]
+        file = _FILE.match(rest)
+        path = file["path"] if file else ""
+        if name in {"sendto", "sendmsg"}:
+            seen.broken += [f"{name} before fsync of {p}" for p in sorted(dirty[tid])]
+            for kept in synced[tid]:
+                seen.kept[Path(kept).name] += 1
+            dirty[tid].clear()
+            synced[tid].clear()
+        elif name in {"write", "pwrite64", "writev"} and counts(path, root):
+            dirty[tid].add(path)
+            synced[tid].discard(path)
+        elif name == "rename" and (renamed := _RENAME.match(rest)):
+            if renamed["old"] in dirty[tid]:
+                seen.broken.append(f"rename before fsync of {renamed['old']}")
+            dirty[tid].add(str(Path(renamed["new"]).parent))
+        elif name in {"fsync", "fdatasync"} and path in dirty[tid]:
+            dirty[tid].discard(path)
+            synced[tid].add(path)
+    return seen
+
+
+def counts(path: str, root: Path) -> bool:
+    """Tell whether a file must be durable before an answer."""
+    return path.startswith(f"{root}/") and not path.endswith(
+        ("-shm", ".log", ".lock", "/lock", "/trouble", "/trace")
+    )
+
+
+class Traced:
+    """A lab whose agents run under strace."""
+
+    def __init__(self, home: Path, agent: str) -> None:
+        self.home, self.layout = home, Layout(home)
+        self.layout.prepare(2)
+        wrapped = f'exec {STRACE} -o "$0/trace" {agent} "$0"'
+        self.supervisor = subprocess.Popen(
+            [sys.executable, "-c", RUN, str(home), "sh", "-c", wrapped], stderr=subprocess.DEVNULL
+        )
+        eventually(lambda: lab.status(home).is_up)
+        self.plane = ControlPlane.open(home, LabHosts(home))
+
+    def traces(self) -> list[Seen]:
+        found = [directory for _, directory in self.layout.all_hsms()]
+        return [read(directory / "trace", directory) for directory in found]
+
+    def close(self) -> None:
+        self.plane.close()
+        lab.destroy(self.home, include_backups=True)
+        self.supervisor.wait(20)
+
+
+@pytest.fixture
+def traced(tmp_path: Path) -> Iterator[Traced]:
+    made = Traced(tmp_path / "home", f"{shlex.quote(sys.executable)} -m orchestrator.agent")
+    yield made
+    made.close()
+
+
+def live(plane: ControlPlane) -> str:
+    """Every kind of change once; return the cluster."""
+    cluster = plane.create_cluster("hsm2m.medium", (), None, None).cluster_id
+    plane.create_hsm(cluster, "lab-1a")
+    initialize(plane, cluster)
+    plane.activate(cluster, ADMIN)
+    with plane.login(cluster, Role.ADMIN, "admin", ADMIN) as admin:
+        changes = plane.changes(cluster, admin)
+        changes.create_user("user", Role.CRYPTO_USER, USER)
+        changes.admit_host("host-1b")
+        words = changes.create_recovery_key(2, 3)
+        plane.create_hsm(cluster, "lab-1b")
+        changes.create_user("other", Role.CRYPTO_USER, USER)
+        changes.change_password("other", Role.CRYPTO_USER, ADMIN)
+        changes.delete_user("other", Role.CRYPTO_USER)
+        changes.expel_host("host-1b")
+    made = key(plane, cluster, "kept")
+    with plane.login(cluster, Role.CRYPTO_USER, "user", USER) as user:
+        changes = plane.changes(cluster, user)
+        changes.delete_key(made)
+        changes.logout()
+    with pytest.raises(OrchestratorError):
+        plane.login(cluster, Role.CRYPTO_USER, "user", b"not-this-one")
+    backup = Backups(plane).create(cluster).backup_id
+    from orchestrator.control.recovery import Recovery  # noqa: PLC0415
+
+    Recovery(plane).recover(backup, words[1:], "lab-1b")
+    return cluster
+
+
+def test_agents_keep_before_they_answer(traced: Traced) -> None:
+    cluster = live(traced.plane)
+    time.sleep(0.5)  # the tracer writes behind
+    found = traced.traces()
+    assert len(found) == 3
+    for seen in found:
+        assert seen.broken == []
+        # 1 log-ins, audit lines and entries; 2 masking keys, made, joined and recovered
+        assert seen.kept["state.db-wal"] >= 3, seen.kept
+        assert any(name.endswith(".object") for name in seen.kept), seen.kept
+    first = traced.plane.hsms(cluster)[0].hsm_id
+    traced.plane.delete_hsm(cluster, first, force=True)
+
+
+def test_a_token_that_is_not_synced_is_found(tmp_path: Path) -> None:
+    lazy = Traced(tmp_path / "home", f"{shlex.quote(sys.executable)} -c {shlex.quote(LAZY)}")
+    try:
+        cluster = lazy.plane.create_cluster("hsm2m.medium", (), None, None).cluster_id
+        lazy.plane.create_hsm(cluster, "lab-1a")
+        time.sleep(0.5)
+        [seen] = lazy.traces()
+        assert any(".object" in line for line in seen.broken)
+    finally:
+        lazy.close()
+
+
+def test_the_controller_keeps_before_it_tells(traced: Traced, tmp_path: Path) -> None:
+    plane, home = traced.plane, traced.home
+    cluster = plane.create_cluster("hsm2m.medium", (), None, None).cluster_id
+    plane.create_hsm(cluster, "lab-1a")
+    initialize(plane, cluster)
+    plane.activate(cluster, ADMIN)
+    with plane.login(cluster, Role.ADMIN, "admin", ADMIN) as admin:
+        plane.changes(cluster, admin).create_user("user", Role.CRYPTO_USER, USER)
+    driver = Path(__file__).with_name("crash_driver.py")
+    kept: dict[str, int] = defaultdict(int)
+    for operation in (["key", cluster, "traced"], ["backup", cluster]):
+        trace = tmp_path / "trace"
+        argv = [*shlex.split(STRACE), "-o", str(trace), sys.executable, str(driver), str(home)]
+        subprocess.run([*argv, *operation], check=True, stdout=subprocess.DEVNULL)
+        time.sleep(0.3)
+        seen = read(trace, home)
+        assert seen.broken == []
+        for name, count in seen.kept.items():
+            kept[name] += count
+    assert kept["control.db-wal"] >= 1
+    assert kept["backups"] >= 1, "the vault directory was not synced after the rename"
