@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from orchestrator.model.entries import NO_HASH, Entry, Record, decode, encode
-from orchestrator.model.errors import OrchestratorError, TamperedError
+from orchestrator.model.errors import OrchestratorError, StorageError, TamperedError
 from orchestrator.model.state import Put, State, StoredRow, Table
 from orchestrator.tokens.store import BlobRefusedError, TokenStore
 from orchestrator.wire.messages import AuditRecord
@@ -62,7 +62,7 @@ class Vault:
         Raises:
             TamperedError: the file is no database of this format.
         """
-        self._store = store
+        self._store, self._path = store, path
         self._lock = threading.RLock()
         path.touch(mode=0o600, exist_ok=True)
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
@@ -96,15 +96,20 @@ class Vault:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
             before = self._audit
             try:
+                self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
                 self._db.execute("COMMIT")
-            except BaseException:
+            except BaseException as exc:
                 self._audit = before
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
+                if isinstance(exc, sqlite3.OperationalError):
+                    raise StorageError(
+                        f"the HSM cannot keep its state in {self._path}: {exc}; free or mend the "
+                        "disk"
+                    ) from exc
                 raise
 
     # --- state ---

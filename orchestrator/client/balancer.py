@@ -167,6 +167,7 @@ class Balancer:
         """
         deadline = self._clock.monotonic_s() + PATIENCE_S
         tried: set[str] = set()
+        refused: set[str] = set()
         last: OrchestratorError = UnavailableError(f"cluster {self.cluster} has no HSMs")
         self.statistics.requests += 1
         while True:
@@ -183,7 +184,9 @@ class Balancer:
             try:
                 return self._send(node, build, timeout_s)
             except RemoteError as exc:
-                if not exc.retryable:
+                refused.add(node.hsm)
+                everybody = refused >= set(self._nodes)  # waiting is for HSMs that do not answer
+                if not exc.retryable or everybody:
                     raise
                 last = exc
                 if exc.code == "behind" and len(tried) + 1 >= len(self._nodes):

@@ -92,6 +92,12 @@ class UnavailableError(OrchestratorError):
     code, exit_status, retryable = "unavailable", 5, True
 
 
+class StorageError(OrchestratorError):
+    """What must be kept cannot be: a full or read-only disk. Nothing changed; elsewhere it may."""
+
+    code, exit_status, retryable = "storage", 5, True
+
+
 class PendingError(OrchestratorError):
     """Committed, but fewer HSMs than the availability minimum hold it yet."""
 

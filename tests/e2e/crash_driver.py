@@ -24,7 +24,7 @@ def initialize(plane: ControlPlane, cluster: str) -> None:
 
 
 def key(plane: ControlPlane, cluster: str, label: str) -> int:
-    draft = (KeyDraft(KeyClass.SECRET, label),)
+    draft = (KeyDraft(KeyClass.SECRET, label, (("encrypt", "true"), ("decrypt", "true"))),)
     with plane.login(cluster, Role.CRYPTO_USER, "user", USER) as session:
         changes = plane.changes(cluster, session)
         _, [made] = changes.generate_keys(KeySpec(KeyType.AES, 256), draft, request=label)

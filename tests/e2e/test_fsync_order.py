@@ -30,9 +30,8 @@ from tests.lab.harness import RUN, eventually
 
 pytestmark = [pytest.mark.softhsm, pytest.mark.timeout(120)]
 
-STRACE = (
-    "strace -D -f -qq -y -s 0 -e trace=write,pwrite64,writev,fsync,fdatasync,rename,sendto,sendmsg"
-)
+CALLS = "write,pwrite64,writev,fsync,fdatasync,rename,sendto,sendmsg"
+STRACE = f"strace -D -f -qq -y -s 0 -e trace={CALLS}"
 LAZY = (  # a planted bug: the token's files are never made durable
     "import sys; from pathlib import Path; from orchestrator.agent import main; "
     "from orchestrator.tokens._token_directory import TokenDirectory; "
