@@ -79,6 +79,7 @@ class Controller:
         request: str | None = None,
         seen: int = 0,
         author: str | None = None,
+        leaving: str = "",
     ) -> Outcome:
         """Carry a change through to its outcome.
 
@@ -88,6 +89,7 @@ class Controller:
             request: an id to repeat a request by; a repeated one is answered, not made again.
             seen: the highest place in the ledger that the caller has heard of.
             author: the HSM that shall prepare it; None takes any member in reach.
+            leaving: the HSM that the change removes: dead or forked, it has no say in it.
 
         Raises:
             RemoteError: refused; nothing changed.
@@ -97,8 +99,8 @@ class Controller:
         """
         request = request or uuid.uuid4().hex
         if (entry := self.ledger.find(request)) is None:
-            heard = self.roster.hear()
-            self._check_reach(heard)
+            heard = self.roster.hear(hsm for hsm in self.roster.hsms() if hsm != leaving)
+            self._check_reach(heard, leaving)
             entry = self._prepare_and_commit(ask, ticket, request, seen, heard, author)
             return self.settle(entry, list(heard.welcomes))  # who is silent is not waited for twice
         return self.settle(entry)
@@ -115,14 +117,15 @@ class Controller:
         """Return how many HSMs must hold a change before it is done."""
         return min(MINIMUM, len(members))
 
-    def _check_reach(self, heard: Heard) -> None:
+    def _check_reach(self, heard: Heard, leaving: str) -> None:
         members = self.members(heard)
         within = [hsm for hsm in members if hsm in heard.welcomes]
         self._check_fork(heard)
-        minimum = self.minimum(members)
+        minimum = self.minimum([hsm for hsm in members if hsm != leaving])
         # A controller that has just come may follow a database that was put back: enough members
         # to meet every set that confirmed a change must be heard before the first one.
-        wanted = minimum if self._has_heard_enough else max(minimum, len(members) - minimum + 1)
+        first = len(members) - self.minimum(members) + 1
+        wanted = minimum if self._has_heard_enough else max(minimum, first)
         if not members or len(within) < wanted:
             names = ", ".join(sorted(set(members) - set(within)) or heard.silent)
             raise UnavailableError(

@@ -390,7 +390,9 @@ class ControlPlane:
         if others and hsm_id in members:
             change = m.RemoveHsm(hsm_id, compromised)
             author = next((h for h in others if h in heard.welcomes), None)
-            controller.change(lambda _: change, request=f"remove-{hsm_id}", author=author)
+            controller.change(
+                lambda _: change, request=f"remove-{hsm_id}", author=author, leaving=hsm_id
+            )
             self.on_step(Step.HSM_REMOVED)
         try:
             controller.catch_up(hsm_id)

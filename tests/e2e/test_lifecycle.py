@@ -14,6 +14,7 @@ from orchestrator.client.session import Session
 from orchestrator.control.backups import Backups
 from orchestrator.control.inspection import Inspection
 from orchestrator.control.plane import ControlPlane
+from orchestrator.control.views import ChangeReport
 from orchestrator.lab import demo, lab
 from orchestrator.lab.hosts import LabHosts
 from orchestrator.model.errors import OrchestratorError, RefusedError
@@ -76,6 +77,24 @@ def test_a_removed_hsm_takes_no_login_with_it(active: demo.Demo) -> None:
     assert [hsm.hsm_id for hsm in plane.hsms(cluster)] == staying
     assert len(running.random(8)) == 8  # its ticket is of an earlier secret
     assert session(active, Role.CRYPTO_USER, "cu1").random(8)
+    assert Inspection(plane).verify(cluster).is_consistent
+
+
+def test_a_dead_hsm_of_two_is_removed_and_replaced(active: demo.Demo) -> None:
+    plane, cluster = active.plane, active.cluster
+    first, second, dead = [hsm.hsm_id for hsm in plane.hsms(cluster)]
+    plane.delete_hsm(cluster, first, force=False)
+    lab.kill(active.home, dead)
+    changes = plane.changes(cluster, session(active, Role.ADMIN, "admin"))
+
+    def create() -> ChangeReport:
+        return changes.create_user("late", Role.CRYPTO_USER, b"password-1")
+
+    assert code_of(create) == "unavailable"  # one holder would be too few
+    plane.delete_hsm(cluster, dead, force=False)
+    assert [hsm.hsm_id for hsm in plane.hsms(cluster)] == [second]
+    assert create().held == 1
+    plane.create_hsm(cluster, "lab-1c")
     assert Inspection(plane).verify(cluster).is_consistent
 
 

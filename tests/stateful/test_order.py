@@ -194,6 +194,12 @@ def test_no_place_is_filled_twice(cluster: LocalCluster) -> None:
         cluster.controller.adopt(None)
     cluster.controller.adopt(first if offer(cluster, first, one) == "applied" else None)
     assert cluster.ledger.head().hash == one.hash
+    # the one that was misled is removed, though it answers, and is on no chain of ours
+    change = m.RemoveHsm(second)
+    outcome = cluster.controller.change(lambda _: change, author=first, leaving=second)
+    assert (outcome.report.held, outcome.report.members) == (2, 2)
+    cluster.members = [cluster.machines[0], cluster.machines[2]]
+    cluster.change("r-more", m.GenerateKeys(AES, (m.KeyDraft(KeyClass.SECRET, "more"),)))
 
 
 def test_a_user_of_the_wrong_hsm_learns_that_it_is_behind(cluster: LocalCluster) -> None:
