@@ -23,7 +23,12 @@ from orchestrator.agent.vault import Vault
 from orchestrator.model.errors import OrchestratorError, UsageError
 from orchestrator.model.profile import FirmwareProfile
 from orchestrator.tokens.softhsm import SoftHsmStore
-from orchestrator.wire.process import die_with_parent, fault_from_environment, given_parent
+from orchestrator.wire.process import (
+    die_with_parent,
+    fault_from_environment,
+    given_parent,
+    return_freed_memory,
+)
 from orchestrator.wire.streams import listen
 from orchestrator.wire.system_clock import SystemClock
 
@@ -40,6 +45,7 @@ def run(directory: Path) -> int:
     )
     os.umask(0o077)
     die_with_parent(given_parent())
+    return_freed_memory()
     with (directory / "agent.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
