@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +115,8 @@ class Ledger:
             raise damaged
         if row.prev is not None and header.prev != row.prev:
             raise damaged
+        if hashlib.sha256(entry.body).digest() != header.body_hash:  # no part of the entry's hash
+            raise damaged
         return entry
 
     def check(self) -> None:
@@ -132,6 +135,13 @@ class Ledger:
         """Put a chain in place of all rows, in one transaction (adopting)."""
         if not chain:
             raise RefusedError("nothing-to-adopt", "no HSM holds an entry")
+        for entry in chain:
+            header = entry.parse_header()
+            if hashlib.sha256(entry.body).digest() != header.body_hash:
+                raise TamperedError(
+                    f"the body of entry {header.seq}, as an HSM keeps it, is not the one that was "
+                    "signed; take another HSM's chain: `cloister cluster adopt --hsm ID`"
+                )
         with self._engine.begin() as db:
             db.execute(delete(table).where(table.c.cluster_id == self._cluster))
             for number, entry in enumerate(chain):
