@@ -8,24 +8,27 @@ hand-over between threads.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
 from orchestrator.agent.core import Peer
 from orchestrator.agent.hsm import Hsm
 from orchestrator.model.entries import encode
-from orchestrator.model.errors import MalformedError
-from orchestrator.wire.frames import FrameReader, pack_frame
+from orchestrator.model.errors import MalformedError, RefusedError
+from orchestrator.wire.frames import FRAME_BYTES_MAX, FrameReader, pack_frame
 from orchestrator.wire.messages import Reply, decode_request, refusal_of
 from orchestrator.wire.streams import peer_uid
 
 CONNECTIONS_MAX: Final = 2048
 THREADS_PER_CONNECTION: Final = 32
 SEND_TIMEOUT_S: Final = 30
+ACCEPT_PAUSE_S: Final = 0.2
 _IDLE_THREADS: Final = 2  # one reads, one waits for its turn
 _log = logging.getLogger("cloister.agent")
 
@@ -38,16 +41,27 @@ class Server:
         self._room = threading.BoundedSemaphore(CONNECTIONS_MAX)
 
     def run(self) -> None:
-        """Serve until the listener is closed."""
+        """Serve until the listener is shut down or closed."""
         while True:
             try:
                 sock, _ = self._listener.accept()
-            except OSError:
-                return
+            except OSError as exc:
+                if self._listener.fileno() < 0 or exc.errno in {errno.EINVAL, errno.EBADF}:
+                    return
+                _log.warning("no connection can be accepted: %s", exc)
+                time.sleep(ACCEPT_PAUSE_S)  # no free descriptor, say: the next one may succeed
+                continue
             if not self._room.acquire(blocking=False):
                 sock.close()
                 continue
-            Connection(self._hsm, sock, self._room.release).start()
+            try:
+                connection = Connection(self._hsm, sock, self._room.release)
+            except Exception:  # noqa: BLE001  # one connection, not the HSM
+                _log.exception("connection refused on an unexpected error")
+                sock.close()
+                self._room.release()
+                continue
+            connection.start()
 
 
 class Connection:
@@ -66,13 +80,19 @@ class Connection:
         self._open = True
 
     def start(self) -> None:
-        """Begin to serve."""
+        """Begin to serve; the connection ends at once when there is no thread to be had."""
         self._hire()
 
     def _hire(self) -> None:
         with self._count:
             self._threads += 1
-        threading.Thread(target=self._serve, daemon=True, name="rpc").start()
+        try:
+            threading.Thread(target=self._serve, daemon=True, name="rpc").start()
+        except RuntimeError as exc:  # those that are here go on; a first one there must be
+            _log.warning("no thread for a connection: %s", exc)
+            with self._count:
+                self._open = self._open and self._threads > 1
+            self._leave()
 
     def _serve(self) -> None:
         try:
@@ -111,14 +131,23 @@ class Connection:
 
     def _answer(self, number: int, body: bytes) -> None:
         try:
-            request = decode_request(body)
+            reply = self._hsm.answer(decode_request(body), self._peer)
         except MalformedError as exc:
-            self._reply(number, refusal_of(exc))
-            return
-        self._reply(number, self._hsm.answer(request, self._peer))
+            reply = refusal_of(exc)
+        except OverflowError:  # numbers of msgpack reach 2^64, those of SQLite 2^63
+            reply = refusal_of(MalformedError("a number in the request is out of range"))
+        self._reply(number, reply)
 
     def _reply(self, number: int, reply: Reply) -> None:
-        frame = pack_frame(number, encode(reply))
+        body = encode(reply)
+        if len(body) > FRAME_BYTES_MAX:
+            refusal = RefusedError(
+                "reply-too-large",
+                f"the reply has {len(body)} bytes a frame holds {FRAME_BYTES_MAX}; ask for less "
+                "at a time",
+            )
+            body = encode(refusal_of(refusal))
+        frame = pack_frame(number, body)
         with self._writing:
             self._sock.sendall(frame)
 
@@ -131,5 +160,7 @@ class Connection:
             last = self._threads == 0
         if last:
             self._sock.close()
-            self._hsm.disconnect(self._peer)
-            self._on_end()
+            try:
+                self._hsm.disconnect(self._peer)
+            finally:
+                self._on_end()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.model.entries import encode
-from orchestrator.model.errors import MalformedError, UnavailableError
+from orchestrator.model.errors import MalformedError, NoAnswerError, UnavailableError
 from orchestrator.wire.frames import FrameReader, pack_frame
 from orchestrator.wire.messages import Refusal, Reply, Request, decode_reply, raise_refusal
 from orchestrator.wire.streams import dial
@@ -84,7 +84,7 @@ class RpcConnection:
             while not call.replies:
                 if not lead:
                     if not call.turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                        raise UnavailableError("the HSM did not answer in time")
+                        raise NoAnswerError("the HSM did not answer in time")
                     if call.replies:
                         break
                     lead = True  # the leader left and passed its place on
@@ -100,7 +100,7 @@ class RpcConnection:
             self._sock.settimeout(max(0.001, deadline - time.monotonic()))
             frame = self._reader.read()
         except TimeoutError as exc:
-            raise UnavailableError("the HSM did not answer in time") from exc
+            raise NoAnswerError("the HSM did not answer in time") from exc
         except (OSError, MalformedError) as exc:
             self._break("the connection to the HSM broke")
             raise UnavailableError("the connection to the HSM broke") from exc

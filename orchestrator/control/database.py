@@ -25,11 +25,15 @@ from sqlalchemy import (
     event,
     text,
 )
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from orchestrator.model.errors import TamperedError
+from orchestrator.model.errors import (
+    OrchestratorError,
+    RefusedError,
+    TamperedError,
+    UnavailableError,
+)
 
 SCHEMA_VERSION: Final = 1
 BUSY_TIMEOUT_S: Final = 15
@@ -85,10 +89,19 @@ entries = Table(
 def open_database(path: Path) -> Engine:
     """Open or create the database (mode 0600).
 
+    Whatever SQLite says of the file, now or later, is raised as one of these; a constraint that
+    an insert breaks stays SQLAlchemy's IntegrityError.
+
     Raises:
         TamperedError: the file is none of this format.
+        UnavailableError: another process holds it for longer than the busy timeout, or the disk
+            fails; nothing was written, or `Ledger.find` tells.
+        RefusedError: it cannot be opened or written.
     """
-    path.touch(mode=0o600, exist_ok=True)
+    try:
+        path.touch(mode=0o600, exist_ok=True)
+    except OSError as exc:
+        raise _no_access(path, exc.strerror) from exc
     engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S})
 
     @event.listens_for(engine, "connect")
@@ -103,6 +116,12 @@ def open_database(path: Path) -> Engine:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
+    @event.listens_for(engine, "handle_error")
+    def _translate(context: ExceptionContext) -> None:
+        problem = context.original_exception
+        if isinstance(problem, sqlite3.Error) and not isinstance(problem, sqlite3.IntegrityError):
+            raise _error(path, problem)
+
     try:
         with engine.begin() as db:
             version = db.execute(text("PRAGMA user_version")).scalar_one()
@@ -112,9 +131,29 @@ def open_database(path: Path) -> Engine:
                 )
             metadata.create_all(db)
             db.execute(text(f"PRAGMA user_version={SCHEMA_VERSION}"))
-    except (DatabaseError, sqlite3.DatabaseError) as exc:
+    except BaseException:
         engine.dispose()
-        raise TamperedError(
-            f"{path} is no control-plane database; move it away, then `cloister cluster adopt`"
-        ) from exc
+        raise
     return engine
+
+
+def _error(path: Path, problem: sqlite3.Error) -> OrchestratorError:
+    match getattr(problem, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF:  # without its detail
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return UnavailableError(f"{path} is locked by another process; try again")
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
+            return _no_access(path, str(problem))
+        case sqlite3.SQLITE_ERROR | sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return TamperedError(
+                f"{path} is no control-plane database ({problem}); move it away, then "
+                "`cloister cluster adopt`"
+            )
+        case _:
+            return UnavailableError(f"{path} cannot be used now: {problem}; try again")
+
+
+def _no_access(path: Path, problem: str | None) -> RefusedError:
+    return RefusedError(
+        "database-access",
+        f"{path} cannot be opened for writing: {problem}; it and its directory must be yours",
+    )

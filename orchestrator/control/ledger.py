@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, func, insert, select, text, update
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy import Engine, Row, delete, func, insert, select, text, update
+from sqlalchemy.exc import IntegrityError
 
 from orchestrator.control.database import entries as table
 from orchestrator.model.entries import NO_HASH, Entry
-from orchestrator.model.errors import MovedOnError, RefusedError, TamperedError, UnavailableError
+from orchestrator.model.errors import MalformedError, MovedOnError, RefusedError, TamperedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ class Ledger:
             .order_by(table.c.seq.desc())
             .limit(1)
         )
-        with self._reading() as db:
+        with self._engine.connect() as db:
             row = db.execute(query).first()
         return Head(row.seq, row.hash) if row else Head(0, NO_HASH)
 
@@ -71,17 +70,17 @@ class Ledger:
                 db.execute(insert(table).values(row))
         except IntegrityError as exc:
             raise MovedOnError(f"place {header.seq} of the ledger is taken") from exc
-        except OperationalError as exc:
-            raise UnavailableError("the control-plane database is locked; try again") from exc
 
     def find(self, request: str) -> Entry | None:
-        """Return the entry that carries a request id."""
-        query = select(table.c.header, table.c.signature, table.c.body).where(
-            table.c.cluster_id == self._cluster, table.c.request == request
-        )
-        with self._reading() as db:
+        """Return the entry that carries a request id.
+
+        Raises:
+            TamperedError: the row found is not what its bytes say.
+        """
+        query = select(table).where(table.c.cluster_id == self._cluster, table.c.request == request)
+        with self._engine.connect() as db:
             row = db.execute(query).first()
-        return Entry(*row) if row else None
+        return self._entry(row) if row else None
 
     def after(self, seq: int, limit: int) -> list[Entry]:
         """Return entries after `seq` in order.
@@ -95,20 +94,29 @@ class Ledger:
             .order_by(table.c.seq)
             .limit(limit)
         )
-        with self._reading() as db:
+        with self._engine.connect() as db:
             rows = db.execute(query).all()
-        found = []
-        for row in rows:
-            entry = Entry(row.header, row.signature, row.body)
+        return [self._entry(row) for row in rows]
+
+    def _entry(self, row: Row[Any]) -> Entry:
+        """Return a row's entry if the columns beside it repeat what its bytes say."""
+        entry = Entry(row.header, row.signature, row.body)
+        damaged = TamperedError(
+            f"row {row.seq} of the ledger of {self._cluster} is damaged; changes freeze until "
+            "`cloister cluster adopt`"
+        )
+        try:
             header = entry.parse_header()
-            wrong = entry.hash != row.hash or header.seq != row.seq or not entry.is_whole(header)
-            if wrong or (row.prev is not None and header.prev != row.prev):
-                raise TamperedError(
-                    f"row {row.seq} of the ledger of {self._cluster} is damaged; changes freeze "
-                    "until `cloister cluster adopt`"
-                )
-            found.append(entry)
-        return found
+        except (MalformedError, TypeError) as exc:  # TypeError: a column of another type
+            raise damaged from exc
+        said = (entry.hash, header.cluster, header.seq, header.request)
+        if said != (row.hash, row.cluster_id, row.seq, row.request):
+            raise damaged
+        if row.prev is not None and header.prev != row.prev:
+            raise damaged
+        if not entry.is_whole(header):  # the body is no part of the entry's hash
+            raise damaged
+        return entry
 
     def check(self) -> None:
         """Check the whole chain of rows; raise TamperedError at the first that is wrong."""
@@ -126,6 +134,13 @@ class Ledger:
         """Put a chain in place of all rows, in one transaction (adopting)."""
         if not chain:
             raise RefusedError("nothing-to-adopt", "no HSM holds an entry")
+        for entry in chain:
+            header = entry.parse_header()
+            if not entry.is_whole(header):
+                raise TamperedError(
+                    f"the body of entry {header.seq}, as an HSM keeps it, is not the one that was "
+                    "signed; take another HSM's chain: `cloister cluster adopt --hsm ID`"
+                )
         with self._engine.begin() as db:
             db.execute(delete(table).where(table.c.cluster_id == self._cluster))
             for number, entry in enumerate(chain):
@@ -157,18 +172,10 @@ class Ledger:
         query = select(func.max(table.c.seq)).where(
             table.c.cluster_id == self._cluster, table.c.body == b""
         )
-        with self._reading() as db:
+        with self._engine.connect() as db:
             return db.execute(query).scalar() or 0
 
     def erase(self) -> None:
         """Delete all rows of a cluster that is gone."""
         with self._engine.begin() as db:
             db.execute(delete(table).where(table.c.cluster_id == self._cluster))
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        try:
-            with self._engine.connect() as db:
-                yield db
-        except OperationalError as exc:
-            raise UnavailableError("the control-plane database is locked; try again") from exc

@@ -13,6 +13,7 @@ from orchestrator.client.channel import Channel
 from orchestrator.client.session import expect
 from orchestrator.client.trust import check_hsm
 from orchestrator.model.errors import (
+    NoAnswerError,
     NotFoundError,
     OrchestratorError,
     RemoteError,
@@ -58,9 +59,18 @@ class Roster:
 
     def _try_hello(self, hsm: str) -> m.Welcome | OrchestratorError:
         try:
-            return expect(self.call(hsm, m.Hello(), HELLO_TIMEOUT_S), m.Welcome)
+            return self._hello(hsm)
         except OrchestratorError as exc:
             return exc
+
+    def _hello(self, hsm: str) -> m.Welcome:
+        try:
+            reply = self.call(hsm, m.Hello(), HELLO_TIMEOUT_S)
+        except NoAnswerError:
+            raise
+        except UnavailableError:  # it may have been started anew since it was last asked
+            reply = self.call(hsm, m.Hello(), HELLO_TIMEOUT_S)
+        return expect(reply, m.Welcome)
 
     def each(
         self, hsms: Iterable[str], ask: Callable[[str], T]
@@ -94,10 +104,7 @@ class Roster:
 
     def link(self, hsm: str, anchor: bytes) -> Link:
         """Return a connection that may be given a secret: its chain to the anchor was checked."""
-        try:
-            fresh = expect(self.call(hsm, m.Hello(), HELLO_TIMEOUT_S), m.Welcome)
-        except UnavailableError:  # it may have been started anew since it was last asked
-            fresh = expect(self.call(hsm, m.Hello(), HELLO_TIMEOUT_S), m.Welcome)
+        fresh = self._hello(hsm)
         channel, welcome = self._connect(hsm)
         return Link(channel, welcome, check_hsm(fresh, self.cluster, anchor))
 

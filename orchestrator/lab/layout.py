@@ -15,11 +15,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from orchestrator.client.directory import default_home
 from orchestrator.control.hosts import HostInfo
-from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
+from orchestrator.model.errors import NotFoundError, RefusedError, TamperedError, UsageError
 from orchestrator.model.steps import OnStep, Step, no_step
 from orchestrator.wire.files import fsync_directory, publish
 
 ZONES_MAX: Final = 10
+HOST_KEY_BYTES: Final = 32
 INHERITED: Final = (
     "PATH", "HOME", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "PYTHONPATH",
     "PYTHONDONTWRITEBYTECODE", "CLOISTER_FAULT",
@@ -36,12 +37,17 @@ def check_home(path: Path) -> Path:
     """Make the home (mode 0700), or check that it is ours alone.
 
     Raises:
-        RefusedError: it belongs to another user, or others may enter it.
+        RefusedError: it cannot be made, belongs to another user, or others may enter it.
     """
-    if not path.exists():
-        path.mkdir(mode=0o700, parents=True)
-        fsync_directory(path.parent)
-    found = path.stat()
+    try:
+        if not path.exists():
+            path.mkdir(mode=0o700, parents=True)
+            fsync_directory(path.parent)
+        found = path.stat()
+    except OSError as exc:  # a link to nowhere, a file on the way, no right to make it
+        raise RefusedError(
+            "home", f"{path} cannot be a home: {exc.strerror}; set CLOISTER_HOME to another"
+        ) from exc
     if not path.is_dir():
         raise RefusedError("home", f"{path} is no directory; set CLOISTER_HOME to another")
     if found.st_uid != os.getuid():
@@ -49,6 +55,20 @@ def check_home(path: Path) -> Path:
     if stat.S_IMODE(found.st_mode) & 0o077:
         raise RefusedError("home", f"{path} is open to others; `chmod 700 {path}`")
     return path
+
+
+def _host(directory: Path) -> HostInfo:
+    try:
+        key = base64.b64decode((directory / "host_key.pub").read_bytes().strip(), validate=True)
+        zone = (directory / "zone").read_text().strip()
+        if len(key) != HOST_KEY_BYTES or not zone:
+            raise ValueError("no Ed25519 key, or no zone")
+    except (OSError, ValueError) as exc:
+        raise TamperedError(
+            f"{directory} is no host of the lab: its host_key.pub or zone is damaged; put them "
+            "back, or move the directory away"
+        ) from exc
+    return HostInfo(directory.name, zone, key)
 
 
 class Layout:
@@ -86,15 +106,14 @@ class Layout:
             fsync_directory(self.hosts_directory)
 
     def hosts(self) -> list[HostInfo]:
-        """Return the hosts by name."""
-        found = []
+        """Return the hosts by name.
+
+        Raises:
+            TamperedError: a host's files are damaged or missing.
+        """
         if not self.hosts_directory.is_dir():
             return []
-        for directory in sorted(self.hosts_directory.glob("host-*")):
-            key = base64.b64decode((directory / "host_key.pub").read_bytes())
-            zone = (directory / "zone").read_text().strip()
-            found.append(HostInfo(directory.name, zone, key))
-        return found
+        return [_host(directory) for directory in sorted(self.hosts_directory.glob("host-*"))]
 
     def hsms_directory(self, host: str) -> Path:
         """Return where a host's HSMs are."""

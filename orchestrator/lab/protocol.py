@@ -15,6 +15,7 @@ from orchestrator.wire.messages import Refusal, raise_refusal
 from orchestrator.wire.streams import dial, peer_uid
 
 ANSWER_TIMEOUT_S: Final = 30.0
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,6 +58,7 @@ def ask(path: Path, order: Order) -> Answer:
     Raises:
         UnavailableError: it does not run.
         RemoteError: it refused.
+        MalformedError: its answer is none.
     """
     try:
         with dial(path, ANSWER_TIMEOUT_S) as sock:
@@ -68,7 +70,13 @@ def ask(path: Path, order: Order) -> Answer:
         raise UnavailableError("the lab is down; `cloister lab up`") from exc
     if frame is None:
         raise UnavailableError("the lab's supervisor ended; `cloister lab up`")
-    answer = msgspec.msgpack.decode(frame[1], type=Answer)
+    try:
+        answer = msgspec.msgpack.decode(frame[1], type=Answer)
+    except _UNREADABLE as exc:
+        raise MalformedError(
+            "the supervisor's answer is not one that this software knows; restart the lab: "
+            "`cloister lab down`, `cloister lab up`"
+        ) from exc
     if answer.refusal is not None:
         raise_refusal(answer.refusal)
     return answer
@@ -82,5 +90,5 @@ def receive(sock: socket.socket) -> Order | None:
     try:
         frame = FrameReader(sock).read()
         return msgspec.msgpack.decode(frame[1], type=Order) if frame else None
-    except (OSError, MalformedError, msgspec.DecodeError):
+    except (OSError, MalformedError, *_UNREADABLE):
         return None

@@ -108,8 +108,8 @@ class Supervisor:
         now = time.monotonic()
         try:
             wanted = {directory for _, directory in self._layout.all_hsms()}
-        except OSError:
-            _log.exception("the hosts cannot be read; what runs goes on")
+        except (OSError, OrchestratorError) as exc:
+            _log.error("the hosts cannot be read, what runs goes on: %s", exc)  # no traceback
             return
         for directory in sorted(wanted):
             agent = self._agents.setdefault(directory, _Agent())

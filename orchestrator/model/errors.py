@@ -92,6 +92,10 @@ class UnavailableError(OrchestratorError):
     code, exit_status, retryable = "unavailable", 5, True
 
 
+class NoAnswerError(UnavailableError):
+    """It was asked and has not answered in time: to ask again at once would only wait again."""
+
+
 class StorageError(OrchestratorError):
     """What must be kept cannot be: a full or read-only disk. Nothing changed; elsewhere it may."""
 

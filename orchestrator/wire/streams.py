@@ -23,14 +23,17 @@ def _short(path: Path) -> Iterator[str]:
 def listen(path: Path, backlog: int = 128) -> socket.socket:
     """Listen at `path` (mode 0600), replacing a dead socket of an earlier process."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    path.unlink(missing_ok=True)
     old = os.umask(0o177)
     try:
+        path.unlink(missing_ok=True)
         with _short(path) as name:
             sock.bind(name)
+        sock.listen(backlog)
+    except BaseException:
+        sock.close()
+        raise
     finally:
         os.umask(old)
-    sock.listen(backlog)
     return sock
 
 
