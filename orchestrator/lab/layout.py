@@ -21,6 +21,8 @@ from orchestrator.wire.files import fsync_directory, publish
 
 ZONES_MAX: Final = 10
 HOST_KEY_BYTES: Final = 32
+HOME_BYTES_MAX: Final = 400
+"""SQLite opens no path over 512 bytes, and an HSM's database lies some 60 below the home."""
 INHERITED: Final = (
     "PATH", "HOME", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "PYTHONPATH",
     "PYTHONDONTWRITEBYTECODE", "CLOISTER_FAULT",
@@ -37,8 +39,14 @@ def check_home(path: Path) -> Path:
     """Make the home (mode 0700), or check that it is ours alone.
 
     Raises:
-        RefusedError: it cannot be made, belongs to another user, or others may enter it.
+        RefusedError: it cannot be made, its path is too long, it belongs to another user, or
+            others may enter it.
     """
+    if len(os.fsencode(path.absolute())) > HOME_BYTES_MAX:
+        raise RefusedError(
+            "home",
+            f"{path} has more than {HOME_BYTES_MAX} bytes; set CLOISTER_HOME to a shorter path",
+        )
     try:
         if not path.exists():
             path.mkdir(mode=0o700, parents=True)
@@ -118,7 +126,9 @@ class Layout:
     def hsms_directory(self, host: str) -> Path:
         """Return where a host's HSMs are."""
         directory = self.hosts_directory / host
-        if directory.parent != self.hosts_directory or not directory.is_dir():
+        # A host's name is one part of a path, and none of those that lead elsewhere.
+        is_name = host.startswith("host-") and not {"/", "\0"} & set(host)
+        if not is_name or not directory.is_dir():
             raise NotFoundError("host", host, "see `cloister host list`")
         return directory / "hsms"
 
