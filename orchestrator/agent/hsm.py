@@ -53,7 +53,7 @@ class Hsm:
         self.passwords = PasswordCheck(core.config.hsm, core.store, core.vault, core.clock)
         self.preparing = Preparing(core, self.passwords)
         self.joining = Joining(core, self.preparing)
-        self.using = Using(core, self.preparing)
+        self.using = Using(core, self.preparing.making)
         self.tickets = Tickets(core.store)
         self._peers: set[Peer] = set()
         core.on_applied.append(self._end_sessions)
@@ -361,10 +361,16 @@ _HANDLERS: Final[dict[type, tuple[Operation, Handler]]] = {
     m.Sign: (Operation.SIGN, lambda h, r, c: h.using.sign(r, c)),
     m.Encrypt: (Operation.ENCRYPT, lambda h, r, c: h.using.encrypt(r, c)),
     m.Decrypt: (Operation.DECRYPT, lambda h, r, c: h.using.decrypt(r, c)),
+    m.Mac: (Operation.MAC, lambda h, r, c: h.using.mac(r, c)),
+    m.VerifyMac: (Operation.VERIFY_MAC, lambda h, r, c: h.using.verify_mac(r, c)),
     m.Random: (Operation.RANDOM, lambda h, r, _: h.using.random(r)),
     m.MakeSessionKeys: (
         Operation.GENERATE_KEY,
         lambda h, r, c: h.using.make_session_keys(r, c),
+    ),
+    m.DeriveSessionKey: (
+        Operation.DERIVE_KEY,
+        lambda h, r, c: h.using.derive_session_key(r, c),
     ),
     m.DropSessionKey: (Operation.DELETE_KEY, lambda h, r, c: h.using.drop_session_key(r, c)),
     m.TakeSnapshot: (Operation.BACKUP, lambda h, r, _: h.joining.snapshot(r)),

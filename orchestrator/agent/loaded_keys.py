@@ -14,6 +14,13 @@ from orchestrator.model.keys import Attributes, Key
 from orchestrator.tokens.store import Handle, TokenStore
 
 CAPACITY: Final = 512
+# Only usages that are named as the attribute that grants them.
+_USAGES: Final = {
+    KeyType.AES: (Usage.ENCRYPT, Usage.DECRYPT, Usage.SIGN, Usage.VERIFY),
+    KeyType.GENERIC_SECRET: (Usage.SIGN, Usage.VERIFY),
+    KeyType.RSA: (Usage.SIGN, Usage.DECRYPT),
+    KeyType.EC: (Usage.SIGN, Usage.DERIVE),
+}
 
 
 @dataclass(slots=True)
@@ -90,11 +97,4 @@ class LoadedKeys:
 
 def usages_of(attributes: Attributes, key_type: KeyType) -> frozenset[Usage]:
     """Return what the token shall allow: no more than the key's attributes say."""
-    usages = set()
-    if attributes.sign and key_type in {KeyType.RSA, KeyType.EC}:
-        usages.add(Usage.SIGN)
-    if attributes.encrypt and key_type is KeyType.AES:
-        usages.add(Usage.ENCRYPT)
-    if attributes.decrypt and key_type is KeyType.AES:
-        usages.add(Usage.DECRYPT)
-    return frozenset(usages)
+    return frozenset(usage for usage in _USAGES[key_type] if getattr(attributes, usage))

@@ -14,20 +14,19 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from orchestrator.agent.certificate_request import signing_request
 from orchestrator.agent.core import Caller, Core
+from orchestrator.agent.making import Making, token_key
 from orchestrator.agent.passwords import PasswordCheck, hash_password
 from orchestrator.model import entries as e
 from orchestrator.model.errors import RefusedError, UsageError
 from orchestrator.model.key_spec import (
     Curve,
     HashFunction,
-    KeyClass,
     KeySpec,
     KeyType,
     SignMechanism,
     SignScheme,
     Usage,
 )
-from orchestrator.model.keys import SESSION_KEY_BIT, Key, check_label, new_attributes
 from orchestrator.model.roles import Operation, Role, check_password, parse_user_name
 from orchestrator.model.signatures import digest_of, load_certificate
 from orchestrator.model.state import Phase, Secrets
@@ -55,6 +54,7 @@ OPERATIONS: Final[dict[type, Operation]] = {
     m.EndLogin: Operation.LOGOUT,
     m.LockUser: Operation.SYNC,
     m.GenerateKeys: Operation.GENERATE_KEY,
+    m.DeriveKeys: Operation.DERIVE_KEY,
     m.DeleteKey: Operation.DELETE_KEY,
     m.SetRecoveryKey: Operation.SET_RECOVERY_KEY,
 }
@@ -85,6 +85,7 @@ class Preparing:
 
     def __init__(self, core: Core, passwords: PasswordCheck) -> None:
         self._core, self._passwords = core, passwords
+        self.making = Making(core)
         self._works: OrderedDict[str, _Work] = OrderedDict()
         self.restoring: Snapshot | None = None
 
@@ -175,8 +176,14 @@ class Preparing:
                     )
                 return e.UserLocked(user.name, user.role), None, cluster
             case m.GenerateKeys():
-                keys = self.make_keys(asked.spec, asked.drafts, caller, token=True)
+                keys = self.making.make_keys(asked.spec, asked.drafts, caller, token=True)
                 return e.KeysCreated(actor, keys), None, cluster
+            case m.DeriveKeys():
+                base = token_key(core, asked.base, caller)
+                key = self.making.derive_key(
+                    base, asked.agreement, asked.spec, asked.draft, caller, token=True
+                )
+                return e.KeysCreated(actor, (key,)), None, cluster
             case m.DeleteKey():
                 return e.KeyDeleted(actor, asked.ref), None, cluster
             case m.SetRecoveryKey():
@@ -184,49 +191,6 @@ class Preparing:
                 return change, None, cluster
             case _:
                 assert_never(asked)
-
-    # --- keys ---
-
-    def make_keys(
-        self, spec: KeySpec, drafts: tuple[m.KeyDraft, ...], caller: Caller, *, token: bool
-    ) -> tuple[Key, ...]:
-        """Make one secret key, or the two objects of a pair: public first."""
-        spec.check()
-        pair = spec.type in {KeyType.RSA, KeyType.EC}
-        wanted = [KeyClass.PUBLIC, KeyClass.PRIVATE] if pair else [KeyClass.SECRET]
-        if [draft.key_class for draft in drafts] != wanted:
-            raise UsageError(f"{spec.type} makes {' and '.join(wanted)}")
-        # Every rule is checked before the token is asked: a refused request costs it nothing.
-        shaped = []
-        for draft in drafts:
-            check_label(draft.label)
-            given = dict(draft.attributes)
-            if len(given) != len(draft.attributes):
-                raise UsageError("an attribute is given twice")
-            shaped.append(new_attributes(draft.key_class, spec, given, token=token))
-        made = self._core.store.generate(spec)
-        keys = []
-        for draft, (attributes, key_id) in zip(drafts, shaped, strict=True):
-            public = draft.key_class is KeyClass.PUBLIC
-            keys.append(
-                Key(
-                    ref=0 if token else self._session_ref(),
-                    key_class=draft.key_class,
-                    spec=spec,
-                    label=draft.label,
-                    id=key_id,
-                    owner=caller.name,
-                    shared=(),
-                    attributes=attributes,
-                    blob=b"" if public else made.blob,
-                    public=made.public,
-                    check_value=made.check_value,
-                )
-            )
-        return tuple(keys)
-
-    def _session_ref(self) -> int:
-        return SESSION_KEY_BIT | (int.from_bytes(self._core.store.random(8), "big") >> 1)
 
     # --- life of the cluster ---
 

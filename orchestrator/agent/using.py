@@ -8,9 +8,10 @@ from typing import Final
 import msgspec
 
 from orchestrator.agent.core import Caller, Core
-from orchestrator.agent.preparing import Preparing
+from orchestrator.agent.making import Making, token_key
 from orchestrator.model.entries import encode
 from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
+from orchestrator.model.fips import check_signature
 from orchestrator.model.key_spec import (
     DIGEST_BYTES,
     KeyClass,
@@ -34,32 +35,50 @@ _SCHEMES: Final = {
 class Using:
     """Operations with keys, for crypto users."""
 
-    def __init__(self, core: Core, preparing: Preparing) -> None:
-        self._core, self._preparing = core, preparing
+    def __init__(self, core: Core, making: Making) -> None:
+        self._core, self._making = core, making
 
     def sign(self, asked: m.Sign, caller: Caller) -> m.Data:
         """Sign a digest with a private key."""
         key = self._key(asked.ref, caller)
         _need(key.key_class is KeyClass.PRIVATE and key.attributes.sign, key, "sign")
         _check_mechanism(key, asked.mechanism, asked.digest)
+        check_signature(self._core.state.meta.mode, key.spec, asked.mechanism)
         with self._use(key) as handle:
             return m.Data(self._core.store.sign(handle, asked.mechanism, asked.digest))
 
     def encrypt(self, asked: m.Encrypt, caller: Caller) -> m.Data:
-        """Encrypt with AES-GCM."""
+        """Encrypt with an AES key."""
         key = self._key(asked.ref, caller)
         _need(key.spec.type is KeyType.AES and key.attributes.encrypt, key, "encrypt")
         _check_length(asked.plaintext)
         with self._use(key) as handle:
-            return m.Data(self._core.store.encrypt(handle, asked.plaintext, asked.aad))
+            return m.Data(self._core.store.encrypt(handle, asked.mechanism, asked.plaintext))
 
     def decrypt(self, asked: m.Decrypt, caller: Caller) -> m.Data:
-        """Open what `encrypt` made."""
+        """Decrypt with an AES key or an RSA private key."""
         key = self._key(asked.ref, caller)
-        _need(key.spec.type is KeyType.AES and key.attributes.decrypt, key, "decrypt")
+        _need(key.key_class is not KeyClass.PUBLIC and key.attributes.decrypt, key, "decrypt")
         _check_length(asked.ciphertext)
         with self._use(key) as handle:
-            return m.Data(self._core.store.decrypt(handle, asked.ciphertext, asked.aad))
+            return m.Data(self._core.store.decrypt(handle, asked.mechanism, asked.ciphertext))
+
+    def mac(self, asked: m.Mac, caller: Caller) -> m.Data:
+        """Make a MAC with an AES key or a generic secret."""
+        key = self._key(asked.ref, caller)
+        _need(key.key_class is KeyClass.SECRET and key.attributes.sign, key, "sign")
+        _check_length(asked.data)
+        with self._use(key) as handle:
+            return m.Data(self._core.store.mac(handle, asked.mechanism, asked.data))
+
+    def verify_mac(self, asked: m.VerifyMac, caller: Caller) -> m.Done:
+        """Compare a MAC, so that the right one never leaves the HSM."""
+        key = self._key(asked.ref, caller)
+        _need(key.key_class is KeyClass.SECRET and key.attributes.verify, key, "verify")
+        _check_length(asked.data)
+        with self._use(key) as handle:
+            self._core.store.verify_mac(handle, asked.mechanism, asked.data, asked.mac)
+        return m.Done()
 
     def random(self, asked: m.Random) -> m.Data:
         """Draw random bytes from the token."""
@@ -95,11 +114,21 @@ class Using:
 
     def make_session_keys(self, asked: m.MakeSessionKeys, caller: Caller) -> m.KeyPage:
         """Make keys that exist here alone, until log-out or the end of this connection."""
-        held = caller.peer.session_keys
-        if len(held) + len(asked.drafts) > SESSION_KEYS_MAX:
-            raise RefusedError("limit", f"a connection has at most {SESSION_KEYS_MAX} session keys")
-        keys = self._preparing.make_keys(asked.spec, asked.drafts, caller, token=False)
-        held.update({key.ref: (key, caller.login) for key in keys})
+        _check_room(caller, len(asked.drafts))
+        keys = self._making.make_keys(asked.spec, asked.drafts, caller, token=False)
+        return self._keep(keys, caller)
+
+    def derive_session_key(self, asked: m.DeriveSessionKey, caller: Caller) -> m.KeyPage:
+        """Derive a key that exists here alone; the base key may be such a key itself."""
+        _check_room(caller, 1)
+        base = self._key(asked.base, caller)
+        key = self._making.derive_key(
+            base, asked.agreement, asked.spec, asked.draft, caller, token=False
+        )
+        return self._keep((key,), caller)
+
+    def _keep(self, keys: tuple[Key, ...], caller: Caller) -> m.KeyPage:
+        caller.peer.session_keys.update({key.ref: (key, caller.login) for key in keys})
         core, refs = self._core, " ".join(f"0x{key.ref:016x}" for key in keys)
         who = f"{caller.role}/{caller.name}"
         core.vault.audit(core.line("session-keys-created", who, refs, "done"))
@@ -124,10 +153,7 @@ class Using:
                     "a session key lives on the HSM and connection that made it",
                 )
             return held[0]
-        key = self._core.state.key(ref)
-        if not key.usable_by(caller.name):  # as if it were not there
-            raise NotFoundError("key", f"0x{ref:016x}", "see `cloister key list`")
-        return key
+        return token_key(self._core, ref, caller)
 
     def _use(self, key: Key) -> AbstractContextManager[Handle]:
         return self._core.loaded.use(key)
@@ -136,6 +162,11 @@ class Using:
 def without_blob(key: Key) -> Key:
     """Return a key as callers see it."""
     return msgspec.structs.replace(key, blob=b"")
+
+
+def _check_room(caller: Caller, count: int) -> None:
+    if len(caller.peer.session_keys) + count > SESSION_KEYS_MAX:
+        raise RefusedError("limit", f"a connection has at most {SESSION_KEYS_MAX} session keys")
 
 
 def _need(condition: bool, key: Key, operation: str) -> None:  # an assertion
@@ -158,5 +189,5 @@ def _check_mechanism(key: Key, mechanism: SignMechanism, digest: bytes) -> None:
 
 
 def _check_length(data: bytes) -> None:
-    if len(data) > m.PLAINTEXT_BYTES_MAX + 28:
+    if len(data) > m.PLAINTEXT_BYTES_MAX + 32:  # nonce and tag, or IV and padding
         raise UsageError(f"at most {m.PLAINTEXT_BYTES_MAX} bytes at a time")

@@ -27,7 +27,13 @@ from orchestrator.cli.options import (
     SignaturePathOption,
 )
 from orchestrator.model.errors import UsageError
-from orchestrator.model.key_spec import DIGEST_BYTES, HashFunction, SignMechanism, SignScheme
+from orchestrator.model.key_spec import (
+    DIGEST_BYTES,
+    HashFunction,
+    SignMechanism,
+    SignScheme,
+    coordinate_bytes,
+)
 from orchestrator.model.keys import KeyFilter
 from orchestrator.model.roles import Role
 
@@ -104,7 +110,9 @@ def _register_verify(scheme: SignScheme) -> None:
         if not key.public:
             raise UsageError(f"key {key_view.reference(key)} has no public half to verify with")
         if scheme is SignScheme.ECDSA and signature_format is SignatureFormat.DER:
-            shown = raw_signature(shown)
+            if key.spec.curve is None:
+                raise UsageError(f"key {key_view.reference(key)} cannot verify {scheme}")
+            shown = raw_signature(shown, coordinate_bytes(key.spec.curve))
         verify_signature(key.public, mechanism, digest, shown)
         message = "Signature verified successfully"
         call.show({"key_reference": key_view.reference(key), "message": message})

@@ -13,7 +13,7 @@ from orchestrator.cli.command import CHANGE, LOGIN, Needs, command, group
 from orchestrator.cli.invocation import Invocation
 from orchestrator.cli.options import FilterOption, SessionOption
 from orchestrator.model.errors import UsageError
-from orchestrator.model.key_spec import Curve, KeyClass, KeySpec, KeyType
+from orchestrator.model.key_spec import CURVE_BITS, Curve, KeyClass, KeySpec, KeyType
 from orchestrator.model.keys import KeyFilter, check_label, parse_pairs
 from orchestrator.model.roles import Role
 
@@ -30,6 +30,9 @@ class CurveName(StrEnum):
 
     SECP256R1 = "secp256r1"
     PRIME256V1 = "prime256v1"
+    SECP384R1 = "secp384r1"
+    SECP521R1 = "secp521r1"
+    SECP256K1 = "secp256k1"
 
 
 class Encoding(StrEnum):
@@ -124,7 +127,7 @@ def ec(
     *,
     public_label: PublicLabelOption,
     private_label: PrivateLabelOption,
-    curve: Annotated[CurveName, typer.Option(help="Two names of NIST P-256.")],
+    curve: Annotated[CurveName, typer.Option(help="prime256v1 is secp256r1.")],
     public_attributes: PublicAttributesOption = None,
     private_attributes: PrivateAttributesOption = None,
     session: SessionOption = False,
@@ -136,8 +139,8 @@ def ec(
           --public-label ca-pub --private-label ca \
           --public-attributes verify=true --private-attributes sign=true
     """
-    del curve  # one curve by two names
-    spec = KeySpec(KeyType.EC, 256, Curve.P256)
+    wanted = Curve.P256 if curve is CurveName.PRIME256V1 else Curve(curve)
+    spec = KeySpec(KeyType.EC, CURVE_BITS[wanted], wanted)
     halves = [
         (KeyClass.PUBLIC, public_label, public_attributes),
         (KeyClass.PRIVATE, private_label, private_attributes),

@@ -7,7 +7,7 @@ import textwrap
 from typing import Final
 
 from orchestrator.model.errors import RefusedError
-from orchestrator.model.key_spec import KeyClass, KeyType
+from orchestrator.model.key_spec import KeyClass, KeyType, coordinate_bytes
 from orchestrator.model.keys import Attributes, Key
 
 _ASCII_END: Final = 128
@@ -50,7 +50,7 @@ def full(key: Key) -> dict[str, object]:
             attributes |= _rsa(key)
         case KeyType.EC:
             attributes["curve"] = key.spec.curve
-            attributes["ec_point"] = "0x0441" + key.public[-65:].hex()  # DER OCTET STRING
+            attributes["ec_point"] = "0x" + _ec_point(key).hex()
     return {
         "key_reference": reference(key),
         "key_info": {
@@ -96,6 +96,13 @@ def _rsa(key: Key) -> dict[str, object]:
         "modulus": f"0x{numbers.n:x}",
         "modulus_size_bits": key.spec.bits,
     }
+
+
+def _ec_point(key: Key) -> bytes:
+    """Return the point as CKA_EC_POINT has it: uncompressed, in a DER OCTET STRING."""
+    assert key.spec.curve is not None  # noqa: S101  # the key's type says so
+    point_bytes = 1 + 2 * coordinate_bytes(key.spec.curve)
+    return _der(0x04, key.public[-point_bytes:])  # which ends a SubjectPublicKeyInfo
 
 
 def _escape(value: bytes) -> str:

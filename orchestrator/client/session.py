@@ -15,15 +15,25 @@ from typing import Final, Self, TypeVar
 
 from orchestrator.client.balancer import Balancer, Link, Statistics
 from orchestrator.client.trust import seal_password
-from orchestrator.client.verify import verify_signature
+from orchestrator.client.verify import encrypt_oaep, verify_signature
 from orchestrator.model.clock import Clock
 from orchestrator.model.errors import (
     NotFoundError,
     RefusedError,
     RemoteError,
     TamperedError,
+    UsageError,
 )
-from orchestrator.model.key_spec import HashFunction, KeySpec, SignMechanism, SignScheme
+from orchestrator.model.key_spec import (
+    Agreement,
+    CipherMechanism,
+    CipherScheme,
+    HashFunction,
+    KeySpec,
+    MacMechanism,
+    SignMechanism,
+    SignScheme,
+)
 from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter
 from orchestrator.model.roles import Role
 from orchestrator.wire import messages as m
@@ -179,21 +189,59 @@ class Session:
         mechanism = SignMechanism(scheme, hash_function, len(digest))
         verify_signature(key.public, mechanism, digest, signature)
 
-    def encrypt(self, ref: int, plaintext: bytes, aad: bytes = b"") -> bytes:
-        """Encrypt with AES-GCM: 12-byte nonce, ciphertext, tag."""
+    def encrypt(
+        self,
+        ref: int,
+        plaintext: bytes,
+        aad: bytes = b"",
+        *,
+        mechanism: CipherMechanism | None = None,
+    ) -> bytes:
+        """Encrypt with AES-GCM and `aad`, or with `mechanism`; what the HSM draws comes first.
+
+        `rsa-oaep` is computed here, with either half of the pair; the HSM decrypts it only where
+        its token has the hash function (SoftHSM: sha1).
+        """
+        chosen = _cipher(mechanism, aad)
+        if chosen.scheme is CipherScheme.RSA_OAEP:
+            return encrypt_oaep(self.find_key(KeyFilter(ref=ref)).public, chosen, plaintext)
         return self._call(
-            lambda ticket, seen: m.Encrypt(ticket, seen, ref, plaintext, aad),
+            lambda ticket, seen: m.Encrypt(ticket, seen, ref, chosen, plaintext),
             m.Data,
             self._homes.get(ref),
         ).data
 
-    def decrypt(self, ref: int, ciphertext: bytes, aad: bytes = b"") -> bytes:
-        """Open what `encrypt` made."""
+    def decrypt(
+        self,
+        ref: int,
+        ciphertext: bytes,
+        aad: bytes = b"",
+        *,
+        mechanism: CipherMechanism | None = None,
+    ) -> bytes:
+        """Open what `encrypt` made with the same `aad` or `mechanism`."""
+        chosen = _cipher(mechanism, aad)
         return self._call(
-            lambda ticket, seen: m.Decrypt(ticket, seen, ref, ciphertext, aad),
+            lambda ticket, seen: m.Decrypt(ticket, seen, ref, chosen, ciphertext),
             m.Data,
             self._homes.get(ref),
         ).data
+
+    def mac(self, ref: int, mechanism: MacMechanism, data: bytes) -> bytes:
+        """Return the MAC of `data` under an AES key or a generic secret."""
+        return self._call(
+            lambda ticket, seen: m.Mac(ticket, seen, ref, mechanism, data),
+            m.Data,
+            self._homes.get(ref),
+        ).data
+
+    def verify_mac(self, ref: int, mechanism: MacMechanism, data: bytes, mac: bytes) -> None:
+        """Have an HSM compare a MAC; raise RemoteError (`signature-invalid`) when it is wrong."""
+        self._call(
+            lambda ticket, seen: m.VerifyMac(ticket, seen, ref, mechanism, data, mac),
+            m.Done,
+            self._homes.get(ref),
+        )
 
     def random(self, count: int) -> bytes:
         """Return random bytes from an HSM."""
@@ -209,6 +257,26 @@ class Session:
         )
         self._homes.update({key.ref: home for key in page.keys})
         return page.keys
+
+    def derive_session_key(
+        self,
+        base: int,
+        agreement: Agreement,
+        spec: KeySpec,
+        draft: m.KeyDraft,
+        hsm: str | None = None,
+    ) -> Key:
+        """Derive a key with ECDH on one HSM, where it lives as those of `make_session_keys` do."""
+        home = self._homes.get(base) or hsm or self.balancer.least_busy()
+        page = self._call(
+            lambda ticket, seen: m.DeriveSessionKey(ticket, seen, base, agreement, spec, draft),
+            m.KeyPage,
+            home,
+        )
+        if len(page.keys) != 1:
+            raise TamperedError("the HSM answered with another number of keys than one")
+        self._homes[page.keys[0].ref] = home
+        return page.keys[0]
 
     def drop_session_key(self, ref: int) -> None:
         """Delete a session key."""
@@ -232,6 +300,14 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _cipher(mechanism: CipherMechanism | None, aad: bytes) -> CipherMechanism:
+    if mechanism is None:
+        return CipherMechanism(CipherScheme.AES_GCM, aad=aad)
+    if aad:
+        raise UsageError("additional data is part of the mechanism, where one is given")
+    return mechanism.check()
 
 
 def expect(reply: object, kind: type[T]) -> T:

@@ -80,6 +80,7 @@ _SETTABLE: Final = {
         "modifiable", "destroyable", "wrap-with-trusted", "id",
     }),
 }  # fmt: skip
+_SIGN_BY_DEFAULT: Final = frozenset({KeyType.AES, KeyType.GENERIC_SECRET})
 KNOWN_ATTRIBUTES: Final = frozenset(
     field.replace("_", "-") for field in Attributes.__struct_fields__
 ) | {"id", "label", "class", "key-type", "check-value"}
@@ -102,9 +103,48 @@ def new_attributes(
         "private": not public,
         "sensitive": not public,
         "always_sensitive": not public,
-        "sign": spec.type is KeyType.AES,
-        "verify": spec.type is KeyType.AES,
+        "sign": spec.type in _SIGN_BY_DEFAULT,
+        "verify": spec.type in _SIGN_BY_DEFAULT,
     }
+    key_id = _take_requested(fields, key_class, requested)
+    fields["never_extractable"] = not public and not fields.get("extractable", True)
+    return _checked(fields), key_id
+
+
+def derived_attributes(
+    base: Attributes, requested: Mapping[str, str], *, token: bool
+) -> tuple[Attributes, bytes]:
+    """Return the attributes and `id` of a secret key derived from a key with attributes `base`.
+
+    What guards the base key guards what comes of it: a key that may not leave gives none that
+    may. It signs nothing unless asked to (CloudHSM's default for C_DeriveKey).
+
+    Raises:
+        RefusedError: `attribute-conflict`, it would be less guarded than its base key.
+    """
+    fields = {
+        "token": token,
+        "local": False,
+        "always_sensitive": base.always_sensitive,
+        "extractable": base.extractable,
+        "wrap_with_trusted": base.wrap_with_trusted,
+    }
+    key_id = _take_requested(fields, KeyClass.SECRET, requested)
+    for name, guarded in (("extractable", False), ("wrap_with_trusted", True)):
+        if getattr(base, name) is guarded and fields[name] is not guarded:
+            raise RefusedError(
+                "attribute-conflict",
+                f"the base key has {name.replace('_', '-')}={str(guarded).lower()}, and so has "
+                "every key derived from it; leave the attribute out",
+            )
+    fields["never_extractable"] = base.never_extractable and not fields["extractable"]
+    return _checked(fields), key_id
+
+
+def _take_requested(
+    fields: dict[str, bool], key_class: KeyClass, requested: Mapping[str, str]
+) -> bytes:
+    """Put what was requested into `fields`, and return the key id."""
     key_id = b""
     for name, value in requested.items():
         if name not in KNOWN_ATTRIBUTES:
@@ -117,10 +157,13 @@ def new_attributes(
             key_id = parse_hex(value)
         else:
             fields[name.replace("-", "_")] = parse_bool(name, value)
-    fields["never_extractable"] = not public and not fields.get("extractable", True)
+    return key_id
+
+
+def _checked(fields: Mapping[str, bool]) -> Attributes:
     attributes = Attributes(**fields)
     check_attributes(attributes)
-    return attributes, key_id
+    return attributes
 
 
 def check_attributes(attributes: Attributes) -> None:

@@ -11,7 +11,14 @@ from typing import Annotated, Final, assert_never
 import msgspec
 
 from orchestrator.model.errors import MechanismUnavailableError, OrchestratorError
-from orchestrator.model.key_spec import Curve, KeySpec, KeyType, SignScheme
+from orchestrator.model.key_spec import (
+    CipherScheme,
+    Curve,
+    KeySpec,
+    KeyType,
+    MacMechanism,
+    SignScheme,
+)
 
 MODES: Final = frozenset({"FIPS", "NON_FIPS"})
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
@@ -24,10 +31,20 @@ class Mechanism(StrEnum):
 
     AES_KEY_GEN = "CKM_AES_KEY_GEN"
     AES_GCM = "CKM_AES_GCM"
+    AES_CBC = "CKM_AES_CBC"
+    AES_CBC_PAD = "CKM_AES_CBC_PAD"
+    AES_CTR = "CKM_AES_CTR"
+    AES_CMAC = "CKM_AES_CMAC"
     GENERIC_SECRET_KEY_GEN = "CKM_GENERIC_SECRET_KEY_GEN"  # noqa: S105  # a mechanism, no secret
+    SHA1_HMAC = "CKM_SHA_1_HMAC"
+    SHA224_HMAC = "CKM_SHA224_HMAC"
+    SHA256_HMAC = "CKM_SHA256_HMAC"
+    SHA384_HMAC = "CKM_SHA384_HMAC"
+    SHA512_HMAC = "CKM_SHA512_HMAC"
     RSA_PKCS_KEY_PAIR_GEN = "CKM_RSA_PKCS_KEY_PAIR_GEN"
     RSA_PKCS = "CKM_RSA_PKCS"
     RSA_PKCS_PSS = "CKM_RSA_PKCS_PSS"
+    RSA_PKCS_OAEP = "CKM_RSA_PKCS_OAEP"
     EC_KEY_PAIR_GEN = "CKM_EC_KEY_PAIR_GEN"
     ECDSA = "CKM_ECDSA"
     ECDH1_DERIVE = "CKM_ECDH1_DERIVE"
@@ -37,6 +54,21 @@ SIGN_MECHANISMS: Final = {
     SignScheme.RSA_PKCS: Mechanism.RSA_PKCS,
     SignScheme.RSA_PSS: Mechanism.RSA_PKCS_PSS,
     SignScheme.ECDSA: Mechanism.ECDSA,
+}
+CIPHER_MECHANISMS: Final = {
+    CipherScheme.AES_GCM: Mechanism.AES_GCM,
+    CipherScheme.AES_CBC: Mechanism.AES_CBC,
+    CipherScheme.AES_CBC_PAD: Mechanism.AES_CBC_PAD,
+    CipherScheme.AES_CTR: Mechanism.AES_CTR,
+    CipherScheme.RSA_OAEP: Mechanism.RSA_PKCS_OAEP,
+}
+MAC_MECHANISMS: Final = {
+    MacMechanism.AES_CMAC: Mechanism.AES_CMAC,
+    MacMechanism.HMAC_SHA1: Mechanism.SHA1_HMAC,
+    MacMechanism.HMAC_SHA224: Mechanism.SHA224_HMAC,
+    MacMechanism.HMAC_SHA256: Mechanism.SHA256_HMAC,
+    MacMechanism.HMAC_SHA384: Mechanism.SHA384_HMAC,
+    MacMechanism.HMAC_SHA512: Mechanism.SHA512_HMAC,
 }
 
 

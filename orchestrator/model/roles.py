@@ -52,6 +52,9 @@ class Operation(StrEnum):
     SIGN = "sign"
     ENCRYPT = "encrypt"
     DECRYPT = "decrypt"
+    MAC = "mac"
+    VERIFY_MAC = "verify-mac"
+    DERIVE_KEY = "derive-key"
     RANDOM = "random"
     SYNC = "sync"
     JOIN = "join"
@@ -90,6 +93,9 @@ GRANTS: Final[Mapping[Operation, frozenset[Role]]] = MappingProxyType(
         Operation.SIGN: _USER,
         Operation.ENCRYPT: _USER,
         Operation.DECRYPT: _USER,
+        Operation.MAC: _USER,
+        Operation.VERIFY_MAC: _USER,
+        Operation.DERIVE_KEY: _USER,
         Operation.RANDOM: _USER,
         Operation.SYNC: _APPLIANCE,
         Operation.JOIN: _APPLIANCE,

@@ -219,8 +219,9 @@ def key_on(session: Any, handle: int) -> Any:  # noqa: ANN401  # python-pkcs11 o
 
 
 def octet_string(point: bytes) -> bytes:
-    """Return `point` (under 128 bytes) as DER OCTET STRING.
+    """Return `point` (under 256 bytes: P-521 has 133) as DER OCTET STRING.
 
     SoftHSM takes a raw point too, but misreads the 1 in 256 whose x starts with its length.
     """
-    return bytes((4, len(point))) + point
+    length = bytes((len(point),)) if len(point) < 0x80 else bytes((0x81, len(point)))
+    return b"\x04" + length + point

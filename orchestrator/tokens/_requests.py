@@ -9,10 +9,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from orchestrator.model.errors import RefusedError, UsageError
 from orchestrator.model.key_spec import (
+    AES_BLOCK_BYTES,
     DIGEST_BYTES,
+    CipherMechanism,
+    CipherScheme,
+    Curve,
     HashFunction,
     KeySpec,
     KeyType,
+    MacMechanism,
     SignMechanism,
     SignScheme,
     Usage,
@@ -32,6 +37,12 @@ _DIGEST_INFO: Final = {  # RFC 8017 §9.2, note 1
     HashFunction.SHA256: bytes.fromhex("3031300d060960864801650304020105000420"),
     HashFunction.SHA384: bytes.fromhex("3041300d060960864801650304020205000430"),
     HashFunction.SHA512: bytes.fromhex("3051300d060960864801650304020305000440"),
+}
+EC_CURVES: Final[dict[Curve, ec.EllipticCurve]] = {
+    Curve.P256: ec.SECP256R1(),
+    Curve.P384: ec.SECP384R1(),
+    Curve.P521: ec.SECP521R1(),
+    Curve.SECP256K1: ec.SECP256K1(),
 }
 _KEY_TYPES: Final = {
     SignScheme.RSA_PKCS: KeyType.RSA,
@@ -79,12 +90,62 @@ def check_random(count: int) -> None:
         raise UsageError(f"1 to {RANDOM_BYTES_MAX} random bytes at once, not {count}")
 
 
-def check_plaintext(plaintext: bytes, aad: bytes) -> None:
+def check_plaintext(plaintext: bytes, aad: bytes = b"") -> None:
     """Raise UsageError where an operation would be too large."""
     if len(plaintext) > PLAINTEXT_BYTES_MAX or len(aad) > AAD_BYTES_MAX:
         raise UsageError(
             f"at most {PLAINTEXT_BYTES_MAX} bytes with {AAD_BYTES_MAX} bytes of additional data"
         )
+
+
+def check_encrypt(
+    spec: KeySpec, usages: AbstractSet[Usage], mechanism: CipherMechanism, plaintext: bytes
+) -> None:
+    """Raise RefusedError or UsageError unless a key of `spec` can encrypt `plaintext` so."""
+    mechanism.check()
+    if mechanism.scheme is CipherScheme.RSA_OAEP:
+        raise UsageError("rsa-oaep encrypts with the public key, which needs no token")
+    check_usage(spec, usages, Usage.ENCRYPT, KeyType.AES)
+    check_plaintext(plaintext, mechanism.aad)
+    if mechanism.scheme is CipherScheme.AES_CBC and len(plaintext) % AES_BLOCK_BYTES:
+        raise UsageError("aes-cbc takes whole blocks of 16 bytes; aes-cbc-pad pads the last one")
+    if mechanism.scheme is CipherScheme.AES_CTR and mechanism.iv:
+        blocks = -(-len(plaintext) // AES_BLOCK_BYTES)
+        if int.from_bytes(mechanism.iv, "big") + blocks > 1 << 128:
+            raise UsageError("aes-ctr: the counter would pass its end; start from a lower one")
+
+
+def check_decrypt(
+    spec: KeySpec, usages: AbstractSet[Usage], mechanism: CipherMechanism, ciphertext: bytes
+) -> None:
+    """Raise unless a key of `spec` can decrypt so; nothing here depends on the plaintext."""
+    mechanism.check()
+    is_oaep = mechanism.scheme is CipherScheme.RSA_OAEP
+    check_usage(spec, usages, Usage.DECRYPT, KeyType.RSA if is_oaep else KeyType.AES)
+    if mechanism.scheme is CipherScheme.AES_GCM:
+        check_ciphertext(ciphertext, mechanism.aad)
+    elif is_oaep:
+        if len(ciphertext) != spec.bits // 8:
+            raise BlobRefusedError(f"a ciphertext of this key has {spec.bits // 8} bytes")
+    else:
+        drawn = 0 if mechanism.iv else AES_BLOCK_BYTES
+        if not drawn <= len(ciphertext) <= PLAINTEXT_BYTES_MAX + 2 * AES_BLOCK_BYTES:
+            raise BlobRefusedError("this is no ciphertext of this token: its length is wrong")
+
+
+def check_mac(
+    spec: KeySpec, usages: AbstractSet[Usage], usage: Usage, mechanism: MacMechanism, data: bytes
+) -> None:
+    """Raise RefusedError or UsageError unless a key of `spec` makes or verifies such a MAC."""
+    check_usage(spec, usages, usage, mechanism.key_type)
+    check_plaintext(data)
+
+
+def curve_of(spec: KeySpec) -> ec.EllipticCurve:
+    """Return an EC key's curve."""
+    if spec.curve is None:
+        raise RefusedError("key-type", f"a key of type {spec.type} has no curve")
+    return EC_CURVES[spec.curve]
 
 
 def check_ciphertext(ciphertext: bytes, aad: bytes) -> None:

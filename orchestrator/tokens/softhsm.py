@@ -7,16 +7,12 @@ alone is extractable, because it moves to joiners. Application keys are session 
 from __future__ import annotations
 
 import threading
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, assert_never
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from pkcs11 import (
-    MGF,
     Attribute,
-    GCMParams,
     MechanismFlag,
     ObjectClass,
     PKCS11Error,
@@ -30,31 +26,26 @@ from pkcs11 import (
 
 from orchestrator.model.errors import MechanismUnavailableError
 from orchestrator.model.key_spec import (
-    HashFunction,
+    CipherMechanism,
+    CipherScheme,
+    Curve,
     KeySpec,
     KeyType,
-    SignMechanism,
-    SignScheme,
-    Usage,
 )
 from orchestrator.model.profile import (
-    SIGN_MECHANISMS,
     FirmwareProfile,
-    Mechanism,
-    generation_mechanism,
 )
+from orchestrator.tokens import _operations as operations
 from orchestrator.tokens import _requests as requests
+from orchestrator.tokens._blob_keys import MASKING, BlobKeys
 from orchestrator.tokens._objects import (
     LEAVES_WRAPPED,
-    NO_USE,
     NOT_FOR_US,
     P256,
     P384,
     STAYS,
-    derive,
     destroyed,
     ec_pair,
-    generate,
     kek,
     load_library,
     point_of,
@@ -72,16 +63,13 @@ from orchestrator.tokens._pkcs11_library import (
 from orchestrator.tokens._token_directory import TokenDirectory
 from orchestrator.tokens.store import (
     BlobRefusedError,
-    GeneratedKey,
-    Handle,
-    NoMaskingKeyError,
     TokenError,
     TokenFullError,
     Transport,
 )
 
 _LABEL: Final = "cloister"
-_IDENTITY, _BOX, _STATE, _MASKING = "identity", "box", "state", "masking"
+_IDENTITY, _BOX, _STATE = "identity", "box", "state"
 _PUBLIC: Final = " public"
 _DRAFT: Final = "draft"  # a masking key under way; found at `open`, it is destroyed
 _MADE_ONCE: Final = frozenset({_IDENTITY, _IDENTITY + _PUBLIC, _BOX, _BOX + _PUBLIC, _STATE})
@@ -94,49 +82,24 @@ _OWN_MECHANISMS: Final = (
     Ck.ECDSA,
     Ck.ECDH1_DERIVE,
 )
-_FLAGS: Final = {
-    Usage.SIGN: MechanismFlag.SIGN,
-    Usage.ENCRYPT: MechanismFlag.ENCRYPT,
-    Usage.DECRYPT: MechanismFlag.DECRYPT,
-    Usage.AGREE: MechanismFlag.DERIVE,
-}
-_PSS_HASHES: Final = {
-    HashFunction.SHA1: (Ck.SHA_1, MGF.SHA1),
-    HashFunction.SHA224: (Ck.SHA224, MGF.SHA224),
-    HashFunction.SHA256: (Ck.SHA256, MGF.SHA256),
-    HashFunction.SHA384: (Ck.SHA384, MGF.SHA384),
-    HashFunction.SHA512: (Ck.SHA512, MGF.SHA512),
-}
 
 
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    key: Any
-    spec: KeySpec
-    usages: frozenset[Usage]
-
-
-class SoftHsmStore:
+class SoftHsmStore(BlobKeys):
     """TokenStore over one SoftHSM token in a directory of its own."""
 
     def __init__(
         self, place: TokenDirectory, library: Library, pin: Pin, profile: FirmwareProfile
     ) -> None:
         """Use `create` or `open`."""
-        self._place, self._library, self._profile = place, library, profile
+        self._place, self._library = place, library
         token = library.token(_LABEL)
         offered = set(token.slot.get_mechanisms())
         for needed in _OWN_MECHANISMS:
             if needed not in offered:
                 raise MechanismUnavailableError(profile.name, f"CKM_{needed.name}")
-        self._mechanisms = frozenset(
-            m for m in profile.mechanisms if Ck[m.removeprefix("CKM_")] in offered
-        )
-        self._sessions = Sessions(token, pin)
+        super().__init__(Sessions(token, pin), profile, offered)
         self._lock = threading.Lock()  # changes of masking and transport key
-        self._objects: dict[str, int] = {}
         self._transport: Any = None
-        self._loaded: dict[Handle, _Loaded] = {}
         self._identity_public = self._box_public = b""
         self._is_closed = False
 
@@ -203,7 +166,7 @@ class SoftHsmStore:
                     label = item[Attribute.LABEL]
                 except (PKCS11Error, UnicodeDecodeError):
                     label = ""
-                if label in self._objects or label not in _MADE_ONCE | {_MASKING}:
+                if label in self._objects or label not in _MADE_ONCE | {MASKING}:
                     item.destroy()  # kill -9 while SoftHSM wrote it
                     continue
                 self._objects[label] = item.handle
@@ -241,10 +204,14 @@ class SoftHsmStore:
         return self._agree(self._objects[_BOX], point)
 
     def seal(self, plaintext: bytes, aad: bytes) -> bytes:
-        return self._encrypt(self._objects[_STATE], plaintext, aad)
+        requests.check_plaintext(plaintext, aad)
+        gcm = CipherMechanism(CipherScheme.AES_GCM, aad=aad)
+        return operations.encrypt(self._sessions, self._objects[_STATE], gcm, plaintext)
 
     def unseal(self, sealed: bytes, aad: bytes) -> bytes:
-        return self._decrypt(self._objects[_STATE], sealed, aad)
+        requests.check_ciphertext(sealed, aad)
+        gcm = CipherMechanism(CipherScheme.AES_GCM, aad=aad)
+        return operations.decrypt(self._sessions, self._objects[_STATE], gcm, sealed)
 
     def random(self, count: int) -> bytes:
         requests.check_random(count)
@@ -254,7 +221,7 @@ class SoftHsmStore:
     # --- masking key ---
 
     def has_masking_key(self) -> bool:
-        return _MASKING in self._objects
+        return MASKING in self._objects
 
     def create_masking_key(self) -> None:
         with self._lock, self._sessions.borrow() as session:
@@ -303,7 +270,7 @@ class SoftHsmStore:
             self._require_no_masking_key()
             own = self._require_transport()
             with kek(session, own, recovery_key.point, MechanismFlag.UNWRAP) as wrapper:
-                spec = KeySpec(KeyType.EC, 384)
+                spec = KeySpec(KeyType.EC, 384, Curve.P384)
                 private = unwrap(wrapper, recovery_key.wrapped, spec, MechanismFlag.DERIVE)
             with (
                 destroyed(private),
@@ -313,7 +280,7 @@ class SoftHsmStore:
             self._drop_transport()
 
     def _require_no_masking_key(self) -> None:
-        if _MASKING in self._objects:
+        if MASKING in self._objects:
             raise TokenFullError(f"the token in {self._place.path} has a masking key already")
 
     def _require_transport(self) -> int:
@@ -325,14 +292,6 @@ class SoftHsmStore:
         if self._transport is not None:
             pair, self._transport = self._transport, None
             pair.destroy()
-
-    def _masking_key(self) -> int:
-        try:
-            return self._objects[_MASKING]
-        except KeyError:
-            raise NoMaskingKeyError(
-                "this HSM has no masking key: it must join a cluster or be recovered first"
-            ) from None
 
     def _unwrap_masking_key(self, kek: Any, wrapped: bytes) -> None:  # noqa: ANN401
         requests.check_blob_length(wrapped, KeySpec(KeyType.AES, 256))
@@ -350,134 +309,18 @@ class SoftHsmStore:
 
     def _keep_masking_key(self, key: Any) -> None:  # noqa: ANN401  # pkcs11.SecretKey
         try:
-            key[Attribute.LABEL] = _MASKING  # last: a labelled key is a whole one
+            key[Attribute.LABEL] = MASKING  # last: a labelled key is a whole one
             self._place.sync()
         except BaseException:
             key.destroy()
             raise
-        self._objects[_MASKING] = key.handle
-
-    # --- application keys ---
-
-    def generate(self, spec: KeySpec) -> GeneratedKey:
-        self._require_spec(spec)
-        masking = self._masking_key()
-        with self._sessions.borrow() as session:
-            key, public, check_value = generate(session, spec)
-            with destroyed(key):
-                wrapper = key_on(session, masking)
-                blob = wrapper.wrap_key(key, mechanism=Ck.AES_KEY_WRAP_PAD)
-        return GeneratedKey(blob, public, check_value)
-
-    def load(self, blob: bytes, spec: KeySpec, usages: AbstractSet[Usage]) -> Handle:
-        self._require_spec(spec)
-        requests.check_blob_length(blob, spec)
-        flags = NO_USE
-        for usage in usages:
-            flags |= _FLAGS[usage]
-        masking = self._masking_key()
-        refused = f"this blob holds no {spec.type} key wrapped under this cluster's masking key"
-        with self._sessions.borrow(refused=refused) as session:
-            key = unwrap(key_on(session, masking), blob, spec, flags)
-        handle = Handle(key.handle)
-        self._loaded[handle] = _Loaded(key, spec, frozenset(usages))
-        return handle
-
-    def unload(self, handle: Handle) -> None:
-        loaded = self._loaded.pop(handle, None)
-        if loaded is not None:
-            with self._sessions.borrow():  # its `close` must not overtake this
-                loaded.key.destroy()
-
-    def sign(self, handle: Handle, mechanism: SignMechanism, digest: bytes) -> bytes:
-        loaded = self._use(handle, SIGN_MECHANISMS[mechanism.scheme])
-        requests.check_sign(loaded.spec, loaded.usages, mechanism, digest)
-        parameter = None
-        match mechanism.scheme:
-            case SignScheme.RSA_PKCS:
-                ck, digest = Ck.RSA_PKCS, requests.digest_info(mechanism, digest)
-            case SignScheme.RSA_PSS:
-                ck = Ck.RSA_PKCS_PSS
-                parameter = (*_PSS_HASHES[mechanism.hash], mechanism.salt_bytes)
-            case SignScheme.ECDSA:
-                ck = Ck.ECDSA
-            case _:
-                assert_never(mechanism.scheme)
-        with self._sessions.borrow() as session:
-            key = key_on(session, handle)
-            return raw(key.sign(digest, mechanism=ck, mechanism_param=parameter))
-
-    def encrypt(self, handle: Handle, plaintext: bytes, aad: bytes) -> bytes:
-        loaded = self._use(handle, Mechanism.AES_GCM)
-        requests.check_usage(loaded.spec, loaded.usages, Usage.ENCRYPT, KeyType.AES)
-        return self._encrypt(handle, plaintext, aad)
-
-    def decrypt(self, handle: Handle, ciphertext: bytes, aad: bytes) -> bytes:
-        loaded = self._use(handle, Mechanism.AES_GCM)
-        requests.check_usage(loaded.spec, loaded.usages, Usage.DECRYPT, KeyType.AES)
-        return self._decrypt(handle, ciphertext, aad)
-
-    def agree(self, handle: Handle, point: bytes) -> bytes:
-        loaded = self._use(handle, Mechanism.ECDH1_DERIVE)
-        requests.check_usage(loaded.spec, loaded.usages, Usage.AGREE, KeyType.EC)
-        return self._agree(handle, point)
-
-    def _use(self, handle: Handle, mechanism: Mechanism) -> _Loaded:
-        loaded = self._loaded.get(handle)
-        if loaded is None:
-            raise TokenError(f"key handle {handle} is not loaded (any more)")
-        self._require(mechanism)
-        return loaded
-
-    def _require(self, mechanism: Mechanism) -> None:
-        if mechanism not in self._mechanisms:
-            raise MechanismUnavailableError(self._profile.name, mechanism)
-
-    def _require_spec(self, spec: KeySpec) -> None:
-        self._profile.require_spec(spec)
-        self._require(generation_mechanism(spec))
-
-    # --- operations on any key ---
-
-    def _encrypt(self, key: int, plaintext: bytes, aad: bytes) -> bytes:
-        requests.check_plaintext(plaintext, aad)
-        with self._sessions.borrow() as session:
-            nonce = raw(session.generate_random(requests.NONCE_BYTES * 8))
-            sealed = key_on(session, key).encrypt(
-                plaintext,
-                mechanism=Ck.AES_GCM,
-                mechanism_param=GCMParams(nonce, aad),
-                buffer_size=len(plaintext) + requests.TAG_BYTES,
-            )
-        return nonce + raw(sealed)
-
-    def _decrypt(self, key: int, sealed: bytes, aad: bytes) -> bytes:
-        requests.check_ciphertext(sealed, aad)
-        nonce, body = sealed[: requests.NONCE_BYTES], sealed[requests.NONCE_BYTES :]
-        refused = "another key, other additional data, or changed bytes: the tag does not match"
-        with self._sessions.borrow(refused=refused) as session:
-            return raw(
-                key_on(session, key).decrypt(
-                    body,
-                    mechanism=Ck.AES_GCM,
-                    mechanism_param=GCMParams(nonce, aad),
-                    buffer_size=len(body),
-                )
-            )
-
-    def _agree(self, key: int, point: bytes) -> bytes:
-        requests.check_point(point, ec.SECP256R1())
-        readable = {Attribute.SENSITIVE: False, Attribute.EXTRACTABLE: True}
-        with self._sessions.borrow() as session:
-            shared = derive(session, key, point, CkKeyType.GENERIC_SECRET, NO_USE, readable)
-            with destroyed(shared):
-                return raw(shared[Attribute.VALUE])
+        self._objects[MASKING] = key.handle
 
     # --- end ---
 
     def erase(self) -> None:
         with self._lock:
-            labels = sorted(self._objects, key=lambda label: label != _MASKING)
+            labels = sorted(self._objects, key=lambda label: label != MASKING)
             for label in labels:  # 1 the masking key: with it go all the blobs
                 with self._sessions.borrow() as session:
                     for item in list(session.get_objects({Attribute.LABEL: label})):

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from typing import NewType, Protocol
 
 from orchestrator.model.errors import OrchestratorError
-from orchestrator.model.key_spec import KeySpec, SignMechanism, Usage
+from orchestrator.model.key_spec import (
+    Agreement,
+    CipherMechanism,
+    KeySpec,
+    MacMechanism,
+    SignMechanism,
+    Usage,
+)
 
 Handle = NewType("Handle", int)
 """A loaded key. Opaque, usable from any thread, dead after `unload` or `close`."""
@@ -165,18 +172,46 @@ class TokenStore(Protocol):
     def sign(self, handle: Handle, mechanism: SignMechanism, digest: bytes) -> bytes:
         """Sign a digest whose length is that of `mechanism.hash`; ECDSA returns r || s."""
 
-    def encrypt(self, handle: Handle, plaintext: bytes, aad: bytes) -> bytes:
-        """Encrypt with AES-GCM; return 12-byte nonce (drawn here), ciphertext, 16-byte tag."""
+    def encrypt(self, handle: Handle, mechanism: CipherMechanism, plaintext: bytes) -> bytes:
+        """Encrypt under an AES key; what the token draws, nonce or IV, comes first."""
 
-    def decrypt(self, handle: Handle, ciphertext: bytes, aad: bytes) -> bytes:
-        """Open what `encrypt` made.
+    def decrypt(self, handle: Handle, mechanism: CipherMechanism, ciphertext: bytes) -> bytes:
+        """Open what `encrypt` made, or what was encrypted to an RSA key's public half.
 
         Raises:
-            BlobRefusedError: wrong key, `aad` or bytes.
+            BlobRefusedError: wrong key, parameters or bytes; one message for all of them, so that
+                it tells no more than that (CBC padding oracles).
+            MechanismUnavailableError: the token has no such OAEP hash.
+        """
+
+    def mac(self, handle: Handle, mechanism: MacMechanism, data: bytes) -> bytes:
+        """Return the MAC of `data`, as long as the block or digest of the mechanism.
+
+        Raises:
+            MechanismUnavailableError: also where the token takes no key as short as this one.
+        """
+
+    def verify_mac(self, handle: Handle, mechanism: MacMechanism, data: bytes, mac: bytes) -> None:
+        """Raise RefusedError (`signature-invalid`) unless `mac` is that of `data`.
+
+        The comparison takes as long for every wrong `mac` of one length.
+        """
+
+    def derive(self, handle: Handle, agreement: Agreement, spec: KeySpec) -> GeneratedKey:
+        """Make a secret key of an EC key and a peer's point, and wrap it as `generate` does.
+
+        The secret never leaves the token in clear, and nothing stays in it.
+
+        Raises:
+            BlobRefusedError: the point is not on the key's curve.
+            MechanismUnavailableError: the token has no such key derivation function.
         """
 
     def agree(self, handle: Handle, point: bytes) -> bytes:
-        """Return the 32-byte x coordinate of ECDH between a loaded P-256 key and `point`."""
+        """Return the 32-byte x coordinate of ECDH between a loaded P-256 key and `point`.
+
+        For the cluster's own keys: users' keys are loaded for `derive`, which shows no secret.
+        """
 
     def erase(self) -> None:
         """Destroy every key of this token, the masking key first; durable on return."""

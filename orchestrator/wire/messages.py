@@ -12,7 +12,14 @@ import msgspec
 
 from orchestrator.model.entries import Credential, Entry, Envelope, Record, SignedJoinRequest
 from orchestrator.model.errors import MalformedError, OrchestratorError, RemoteError
-from orchestrator.model.key_spec import KeyClass, KeySpec, SignMechanism
+from orchestrator.model.key_spec import (
+    Agreement,
+    CipherMechanism,
+    KeyClass,
+    KeySpec,
+    MacMechanism,
+    SignMechanism,
+)
 from orchestrator.model.keys import Key, KeyFilter
 from orchestrator.model.roles import Role
 from orchestrator.model.state import Phase
@@ -128,6 +135,15 @@ class GenerateKeys(Record, tag=True):
     drafts: tuple[KeyDraft, ...]
 
 
+class DeriveKeys(Record, tag=True):
+    """Make a secret key of an EC token key and a peer's point."""
+
+    base: int
+    agreement: Agreement
+    spec: KeySpec
+    draft: KeyDraft
+
+
 class DeleteKey(Record, tag=True):
     """Delete a token key."""
 
@@ -157,6 +173,7 @@ ChangeRequest = (
     | EndLogin
     | LockUser
     | GenerateKeys
+    | DeriveKeys
     | DeleteKey
     | SetRecoveryKey
 )
@@ -300,23 +317,44 @@ class Sign(Record, tag=True):
 
 
 class Encrypt(Record, tag=True):
-    """Encrypt with AES-GCM; nonce drawn in the HSM and put first."""
+    """Encrypt with an AES key."""
 
     ticket: bytes
     seen: int
     ref: int
+    mechanism: CipherMechanism
     plaintext: bytes
-    aad: bytes
 
 
 class Decrypt(Record, tag=True):
-    """Open what Encrypt made."""
+    """Open what Encrypt made, or what was encrypted to an RSA key's public half."""
 
     ticket: bytes
     seen: int
     ref: int
+    mechanism: CipherMechanism
     ciphertext: bytes
-    aad: bytes
+
+
+class Mac(Record, tag=True):
+    """Make a MAC with an AES key or a generic secret."""
+
+    ticket: bytes
+    seen: int
+    ref: int
+    mechanism: MacMechanism
+    data: bytes
+
+
+class VerifyMac(Record, tag=True):
+    """Compare a MAC in the HSM: Done when it is right, refused when not."""
+
+    ticket: bytes
+    seen: int
+    ref: int
+    mechanism: MacMechanism
+    data: bytes
+    mac: bytes
 
 
 class Random(Record, tag=True):
@@ -332,6 +370,17 @@ class MakeSessionKeys(Record, tag=True):
     ticket: bytes
     spec: KeySpec
     drafts: tuple[KeyDraft, ...]
+
+
+class DeriveSessionKey(Record, tag=True):
+    """As DeriveKeys, for a key that lives as those of MakeSessionKeys do."""
+
+    ticket: bytes
+    seen: int
+    base: int
+    agreement: Agreement
+    spec: KeySpec
+    draft: KeyDraft
 
 
 class DropSessionKey(Record, tag=True):
@@ -423,8 +472,8 @@ class ReadAudit(Record, tag=True):
 
 Request = (
     Hello | Login | Renew | Prepare | Outcome | Apply | Entries | Digest | EraseBodies | TellTries
-    | ListUsers | ListMembers
-    | ListKeys | Sign | Encrypt | Decrypt | Random | MakeSessionKeys | DropSessionKey
+    | ListUsers | ListMembers | ListKeys | Sign | Encrypt | Decrypt | Mac | VerifyMac | Random
+    | MakeSessionKeys | DeriveSessionKey | DropSessionKey
     | TakeSnapshot | CheckSnapshot | Upload | Download | JoinChallenge | JoinStart | JoinGrant
     | JoinAccept | RecoverStart | RecoverAccept | Pending | Zeroize | ReadAudit
 )  # fmt: skip

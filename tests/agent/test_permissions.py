@@ -17,10 +17,14 @@ from orchestrator.client.connection import RpcConnection
 from orchestrator.model.entries import SignedJoinRequest, decode
 from orchestrator.model.errors import RemoteError
 from orchestrator.model.key_spec import (
+    Agreement,
+    CipherMechanism,
+    CipherScheme,
     HashFunction,
     KeyClass,
     KeySpec,
     KeyType,
+    MacMechanism,
     SignMechanism,
     SignScheme,
 )
@@ -33,6 +37,8 @@ from tests.stateful.harness import CLUSTER, PASSWORD, LocalCluster
 NONE, CO, CU = "no login", "admin", "crypto-user"
 AES = KeySpec(KeyType.AES, 256)
 SIGN = SignMechanism(SignScheme.ECDSA, HashFunction.SHA256)
+GCM = CipherMechanism(CipherScheme.AES_GCM)
+PEER = Agreement(b"")
 DRAFTS = (m.KeyDraft(KeyClass.SECRET, "new"),)
 JOIN = SignedJoinRequest(b"", b"", b"")
 
@@ -109,12 +115,16 @@ TABLE: Final = {
     "set recovery key": (_prepare(m.SetRecoveryKey(bytes(97), 2, 3)), {CO}),
     "log out": (_prepare(m.EndLogin()), {CO, CU}),
     "generate key": (_prepare(m.GenerateKeys(AES, DRAFTS)), {CU}),
+    "derive key": (_prepare(m.DeriveKeys(1, PEER, AES, DRAFTS[0])), {CU}),
+    "derive session key": (lambda t: m.DeriveSessionKey(t, 0, 1, PEER, AES, DRAFTS[0]), {CU}),
     "delete key": (_prepare(m.DeleteKey(1)), {CU}),
     "generate session key": (lambda t: m.MakeSessionKeys(t, AES, DRAFTS), {CU}),
     "delete session key": (lambda t: m.DropSessionKey(t, 1 << 63), {CU}),
     "sign": (lambda t: m.Sign(t, 0, 1, SIGN, bytes(32)), {CU}),
-    "encrypt": (lambda t: m.Encrypt(t, 0, 1, b"", b""), {CU}),
-    "decrypt": (lambda t: m.Decrypt(t, 0, 1, b"", b""), {CU}),
+    "encrypt": (lambda t: m.Encrypt(t, 0, 1, GCM, b""), {CU}),
+    "decrypt": (lambda t: m.Decrypt(t, 0, 1, GCM, b""), {CU}),
+    "make a MAC": (lambda t: m.Mac(t, 0, 1, MacMechanism.AES_CMAC, b""), {CU}),
+    "verify a MAC": (lambda t: m.VerifyMac(t, 0, 1, MacMechanism.AES_CMAC, b"", b""), {CU}),
     "random": (lambda t: m.Random(t, 8), {CU}),
     "activate": (_prepare(m.ActivateCluster(b"")), {NONE}),
     "initialise": (_prepare(m.InitializeCluster(b"", b"")), {NONE}),

@@ -15,6 +15,8 @@ from orchestrator.client.verify import verify_signature
 from orchestrator.control.profiles import load_profiles
 from orchestrator.model.errors import OrchestratorError, RefusedError
 from orchestrator.model.key_spec import (
+    CipherMechanism,
+    CipherScheme,
     Curve,
     HashFunction,
     KeySpec,
@@ -40,6 +42,12 @@ RSA = KeySpec(KeyType.RSA, 2048, None, 65537)
 EC = KeySpec(KeyType.EC, 256, Curve.P256)
 AES = KeySpec(KeyType.AES, 256)
 DIGEST = hashlib.sha256(b"contract").digest()
+CURVES: dict[Curve, ec.EllipticCurve] = {
+    Curve.P256: ec.SECP256R1(),
+    Curve.P384: ec.SECP384R1(),
+    Curve.P521: ec.SECP521R1(),
+    Curve.SECP256K1: ec.SECP256K1(),
+}
 Reopen = Callable[[TokenStore], TokenStore]
 
 
@@ -70,6 +78,10 @@ def store(pair: tuple[TokenStore, Reopen]) -> TokenStore:
 def member(store: TokenStore) -> TokenStore:
     store.create_masking_key()
     return store
+
+
+def gcm(aad: bytes = b"") -> CipherMechanism:
+    return CipherMechanism(CipherScheme.AES_GCM, aad=aad)
 
 
 def test_identity_signs_and_box_agrees(store: TokenStore) -> None:
@@ -113,7 +125,7 @@ def test_a_joiner_uses_what_a_member_made(member: TokenStore) -> None:
     made = member.generate(AES)
     ours = member.load(made.blob, AES, {Usage.ENCRYPT})
     theirs = joiner.load(made.blob, AES, {Usage.DECRYPT})
-    assert joiner.decrypt(theirs, member.encrypt(ours, b"x", b"y"), b"y") == b"x"
+    assert joiner.decrypt(theirs, gcm(b"y"), member.encrypt(ours, gcm(b"y"), b"x")) == b"x"
 
 
 def test_a_store_joins_a_member(store: TokenStore) -> None:
@@ -173,11 +185,11 @@ def test_every_signature_verifies(member: TokenStore, hash_function: HashFunctio
 def test_encryption_is_authenticated(member: TokenStore) -> None:
     made = member.generate(AES)
     handle = member.load(made.blob, AES, {Usage.ENCRYPT, Usage.DECRYPT})
-    sealed = member.encrypt(handle, b"plain", b"aad")
+    sealed = member.encrypt(handle, gcm(b"aad"), b"plain")
     assert len(sealed) == 12 + 5 + 16
-    assert member.decrypt(handle, sealed, b"aad") == b"plain"
+    assert member.decrypt(handle, gcm(b"aad"), sealed) == b"plain"
     with pytest.raises(BlobRefusedError):
-        member.decrypt(handle, sealed, b"other")
+        member.decrypt(handle, gcm(b"other"), sealed)
 
 
 def test_a_key_does_only_what_it_was_loaded_for(member: TokenStore) -> None:
@@ -187,7 +199,7 @@ def test_a_key_does_only_what_it_was_loaded_for(member: TokenStore) -> None:
         member.sign(mute, SignMechanism(SignScheme.ECDSA, HashFunction.SHA256), DIGEST)
     encrypts = member.load(secret.blob, AES, {Usage.ENCRYPT})
     with pytest.raises(OrchestratorError):
-        member.decrypt(encrypts, member.encrypt(encrypts, b"x", b""), b"")
+        member.decrypt(encrypts, gcm(), member.encrypt(encrypts, gcm(), b"x"))
 
 
 def test_foreign_and_flipped_blobs_are_refused(member: TokenStore) -> None:
@@ -205,7 +217,7 @@ def test_an_unloaded_handle_is_dead(member: TokenStore) -> None:
     handle = member.load(member.generate(AES).blob, AES, {Usage.ENCRYPT})
     member.unload(handle)
     with pytest.raises(TokenError):
-        member.encrypt(handle, b"x", b"")
+        member.encrypt(handle, gcm(), b"x")
 
 
 def test_long_lived_keys_outlive_a_crash(pair: tuple[TokenStore, Reopen]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
 import threading
 from collections.abc import Callable
@@ -14,11 +15,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.cmac import CMAC
 from cryptography.hazmat.primitives.keywrap import (
     InvalidUnwrap,
     aes_key_unwrap_with_padding,
     aes_key_wrap_with_padding,
 )
+from cryptography.hazmat.primitives.padding import PKCS7
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -28,12 +31,18 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from orchestrator.client.verify import raw_signature
-from orchestrator.model.errors import RefusedError, UsageError
+from orchestrator.model.errors import MechanismUnavailableError, RefusedError, UsageError
 from orchestrator.model.key_spec import (
     DIGEST_BYTES,
+    Agreement,
+    CipherMechanism,
+    CipherScheme,
+    Curve,
     HashFunction,
+    Kdf,
     KeySpec,
     KeyType,
+    MacMechanism,
     SignMechanism,
     SignScheme,
     Usage,
@@ -54,6 +63,12 @@ _HASHES: dict[HashFunction, Callable[[], hashes.HashAlgorithm]] = {
     HashFunction.SHA256: hashes.SHA256,
     HashFunction.SHA384: hashes.SHA384,
     HashFunction.SHA512: hashes.SHA512,
+}
+_CURVES: dict[Curve, ec.EllipticCurve] = {
+    Curve.P256: ec.SECP256R1(),
+    Curve.P384: ec.SECP384R1(),
+    Curve.P521: ec.SECP521R1(),
+    Curve.SECP256K1: ec.SECP256K1(),
 }
 Private = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
@@ -110,7 +125,7 @@ class FakeTokenStore:
         if len(digest) != 32:
             raise UsageError("an identity signs 32-byte digests")
         algorithm = ec.ECDSA(utils.Prehashed(hashes.SHA256()))
-        return raw_signature(self._durable.identity.sign(digest, algorithm))
+        return raw_signature(self._durable.identity.sign(digest, algorithm), 32)
 
     def box_public(self) -> bytes:
         return _point(self._durable.box)
@@ -179,20 +194,20 @@ class FakeTokenStore:
     def generate(self, spec: KeySpec) -> GeneratedKey:
         masking = self._masking()
         if spec.type in {KeyType.AES, KeyType.GENERIC_SECRET}:
-            secret = os.urandom(spec.bits // 8)
-            check = b""
-            if spec.type is KeyType.AES:
-                ecb = Cipher(algorithms.AES(secret), modes.ECB()).encryptor()  # noqa: S305  # a check value
-                check = ecb.update(bytes(16))[:3]
-            return GeneratedKey(aes_key_wrap_with_padding(masking, secret), b"", check)
+            return self._wrapped(os.urandom(spec.bits // 8), spec)
         private: Private
-        private = (
-            _rsa(spec) if spec.type is KeyType.RSA else ec.generate_private_key(ec.SECP256R1())
-        )
+        private = _rsa(spec) if spec.curve is None else ec.generate_private_key(_CURVES[spec.curve])
         der = private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
         public = _spki(private)
         check = hashlib.sha1(public, usedforsecurity=False).digest()[:3]
         return GeneratedKey(aes_key_wrap_with_padding(masking, der), public, check)
+
+    def _wrapped(self, secret: bytes, spec: KeySpec) -> GeneratedKey:
+        check = b""
+        if spec.type is KeyType.AES:
+            ecb = Cipher(algorithms.AES(secret), modes.ECB()).encryptor()  # noqa: S305  # a check value
+            check = ecb.update(bytes(16))[:3]
+        return GeneratedKey(aes_key_wrap_with_padding(self._masking(), secret), b"", check)
 
     def load(self, blob: bytes, spec: KeySpec, usages: AbstractSet[Usage]) -> Handle:
         plain = _unwrap(self._masking(), blob)
@@ -237,19 +252,81 @@ class FakeTokenStore:
             pss = padding.PSS(padding.MGF1(algorithm), mechanism.salt_bytes)
             return key.sign(digest, pss, prehashed)
         if isinstance(key, ec.EllipticCurvePrivateKey) and mechanism.scheme is SignScheme.ECDSA:
-            return raw_signature(key.sign(digest, ec.ECDSA(prehashed)))
+            half = (key.key_size + 7) // 8
+            return raw_signature(key.sign(digest, ec.ECDSA(prehashed)), half)
         raise RefusedError("key-type", "another type of key")
 
-    def encrypt(self, handle: Handle, plaintext: bytes, aad: bytes) -> bytes:
-        key = self._use(handle, Usage.ENCRYPT)
-        assert isinstance(key, bytes)
-        nonce = os.urandom(12)
-        return nonce + AESGCM(key).encrypt(nonce, plaintext, aad)
+    def encrypt(self, handle: Handle, mechanism: CipherMechanism, plaintext: bytes) -> bytes:
+        if mechanism.check().scheme is CipherScheme.RSA_OAEP:
+            raise UsageError("with the public key")
+        key = self._secret(handle, Usage.ENCRYPT, KeyType.AES)
+        if mechanism.scheme is CipherScheme.AES_GCM:
+            nonce = os.urandom(12)
+            return nonce + AESGCM(key).encrypt(nonce, plaintext, mechanism.aad)
+        drawn = b"" if mechanism.iv else os.urandom(16)
+        if mechanism.scheme is CipherScheme.AES_CBC_PAD:
+            padder = PKCS7(128).padder()
+            plaintext = padder.update(plaintext) + padder.finalize()
+        blocks = -(-len(plaintext) // 16)
+        counts = mechanism.scheme is CipherScheme.AES_CTR
+        if counts and int.from_bytes(mechanism.iv, "big") + blocks > 1 << 128:
+            raise UsageError("the counter would pass its end")
+        encryptor = Cipher(algorithms.AES(key), _mode(mechanism, mechanism.iv or drawn)).encryptor()
+        try:
+            return drawn + encryptor.update(plaintext) + encryptor.finalize()
+        except ValueError as exc:
+            raise UsageError("not whole blocks") from exc
 
-    def decrypt(self, handle: Handle, ciphertext: bytes, aad: bytes) -> bytes:
+    def decrypt(self, handle: Handle, mechanism: CipherMechanism, ciphertext: bytes) -> bytes:
+        if mechanism.check().scheme is CipherScheme.RSA_OAEP:
+            return self._decrypt_oaep(handle, mechanism, ciphertext)
+        key = self._secret(handle, Usage.DECRYPT, KeyType.AES)
+        if mechanism.scheme is CipherScheme.AES_GCM:
+            return _open(key, ciphertext, mechanism.aad)
+        drawn = 0 if mechanism.iv else 16
+        try:
+            mode = _mode(mechanism, mechanism.iv or ciphertext[:drawn])
+            decryptor = Cipher(algorithms.AES(key), mode).decryptor()
+            plain = decryptor.update(ciphertext[drawn:]) + decryptor.finalize()
+            if mechanism.scheme is CipherScheme.AES_CBC_PAD:
+                unpadder = PKCS7(128).unpadder()
+                plain = unpadder.update(plain) + unpadder.finalize()
+        except ValueError as exc:
+            raise BlobRefusedError("this does not decrypt") from exc
+        return plain
+
+    def _decrypt_oaep(self, handle: Handle, mechanism: CipherMechanism, ciphertext: bytes) -> bytes:
         key = self._use(handle, Usage.DECRYPT)
-        assert isinstance(key, bytes)
-        return _open(key, ciphertext, aad)
+        if not isinstance(key, rsa.RSAPrivateKey) or mechanism.hash is None:
+            raise RefusedError("key-type", "another type of key")
+        algorithm = _HASHES[mechanism.hash]()
+        try:
+            return key.decrypt(ciphertext, padding.OAEP(padding.MGF1(algorithm), algorithm, None))
+        except ValueError as exc:
+            raise BlobRefusedError("this does not decrypt") from exc
+
+    def _secret(self, handle: Handle, usage: Usage, key_type: KeyType) -> bytes:
+        key = self._use(handle, usage)
+        if not isinstance(key, bytes) or self._loaded[handle][1].type is not key_type:
+            raise RefusedError("key-type", "another type of key")
+        return key
+
+    def mac(self, handle: Handle, mechanism: MacMechanism, data: bytes) -> bytes:
+        return _mac(self._secret(handle, Usage.SIGN, mechanism.key_type), mechanism, data)
+
+    def verify_mac(self, handle: Handle, mechanism: MacMechanism, data: bytes, mac: bytes) -> None:
+        right = _mac(self._secret(handle, Usage.VERIFY, mechanism.key_type), mechanism, data)
+        if not hmac.compare_digest(right, mac):
+            raise RefusedError("signature-invalid", "Signature verification failed")
+
+    def derive(self, handle: Handle, agreement: Agreement, spec: KeySpec) -> GeneratedKey:
+        key = self._use(handle, Usage.DERIVE)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        spec.check_derived(self._loaded[handle][1])
+        if agreement.kdf is not Kdf.NULL:
+            raise MechanismUnavailableError("fake", f"CKM_ECDH1_DERIVE with {agreement.kdf}")
+        secret = _agree(key, agreement.point, key.curve)[-spec.bits // 8 :]
+        return self._wrapped(secret, spec)
 
     def agree(self, handle: Handle, point: bytes) -> bytes:
         key = self._use(handle, Usage.AGREE)
@@ -278,6 +355,18 @@ def _agree(key: ec.EllipticCurvePrivateKey, point: bytes, curve: ec.EllipticCurv
     except ValueError as exc:
         raise BlobRefusedError("no point of the curve") from exc
     return key.exchange(ec.ECDH(), public)
+
+
+def _mode(mechanism: CipherMechanism, iv: bytes) -> modes.CTR | modes.CBC:
+    return modes.CTR(iv) if mechanism.scheme is CipherScheme.AES_CTR else modes.CBC(iv)
+
+
+def _mac(key: bytes, mechanism: MacMechanism, data: bytes) -> bytes:
+    if mechanism is MacMechanism.AES_CMAC:
+        cmac = CMAC(algorithms.AES(key))
+        cmac.update(data)
+        return cmac.finalize()
+    return hmac.digest(key, data, mechanism.removeprefix("hmac-"))
 
 
 def _open(key: bytes, sealed: bytes, aad: bytes) -> bytes:

@@ -203,7 +203,7 @@ def test_the_seals_hold_even_where_the_hash_was_made_right(made: Made, order: st
 
 
 FIELDS: dict[str, object] = {
-    "version": 2, "purpose": "join", "id": "backup-ccccccccccc", "cluster": "cluster-ccccccccccc",
+    "version": 3, "purpose": "join", "id": "backup-ccccccccccc", "cluster": "cluster-ccccccccccc",
     "hsm_type": "hsm1.medium", "mode": "NON_FIPS", "seq": 1, "head": bytes(32), "created_at": 0,
     "digest": bytes(32), "counts": (), "author": "hsm-bbbbbbbbbbb", "cluster_public": b"",
     "certificate": b"", "trust_anchor": b"", "backup_key": b"", "backup_public": b"",

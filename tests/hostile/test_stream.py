@@ -22,10 +22,14 @@ from orchestrator.agent.hsm import Hsm
 from orchestrator.agent.server import Connection, Server
 from orchestrator.model.entries import Credential, Entry, Envelope, SignedJoinRequest, encode
 from orchestrator.model.key_spec import (
+    Agreement,
+    CipherMechanism,
+    CipherScheme,
     HashFunction,
     KeyClass,
     KeySpec,
     KeyType,
+    MacMechanism,
     SignMechanism,
     SignScheme,
 )
@@ -40,6 +44,8 @@ from tests.stateful.harness import LocalCluster
 
 HEADER = FrameHeader.LAYOUT
 AES = KeySpec(KeyType.AES, 256)
+GCM = CipherMechanism(CipherScheme.AES_GCM, aad=b"aad")
+AGREEMENT = Agreement(b"\x04" + bytes(64))
 SIGN = SignMechanism(SignScheme.ECDSA, HashFunction.SHA256)
 DRAFT = m.KeyDraft(KeyClass.SECRET, "label", (("sign", "true"),))
 JOIN = SignedJoinRequest(b"request", bytes(64), bytes(64))
@@ -98,6 +104,7 @@ def every_request(cluster: LocalCluster) -> list[m.Request]:
         m.EndLogin(),
         m.LockUser("cu", Role.CRYPTO_USER),
         m.GenerateKeys(AES, (DRAFT,)),
+        m.DeriveKeys(1 << 16, AGREEMENT, AES, DRAFT),
         m.DeleteKey(1 << 16),
         m.SetRecoveryKey(bytes(97), 3, 5),
     ]
@@ -114,10 +121,13 @@ def every_request(cluster: LocalCluster) -> list[m.Request]:
         m.ListMembers(),
         m.ListKeys(t, 0, KeyFilter((1 << 16), (("label", "x"),)), 0, 10),
         m.Sign(t, 0, 1 << 16, SIGN, bytes(32)),
-        m.Encrypt(t, 0, 1 << 16, b"plaintext", b"aad"),
-        m.Decrypt(t, 0, 1 << 16, bytes(40), b"aad"),
+        m.Encrypt(t, 0, 1 << 16, GCM, b"plaintext"),
+        m.Decrypt(t, 0, 1 << 16, GCM, bytes(40)),
+        m.Mac(t, 0, 1 << 16, MacMechanism.AES_CMAC, b"data"),
+        m.VerifyMac(t, 0, 1 << 16, MacMechanism.AES_CMAC, b"data", bytes(16)),
         m.Random(t, 8),
         m.MakeSessionKeys(t, AES, (DRAFT,)),
+        m.DeriveSessionKey(t, 0, 1 << 16, AGREEMENT, AES, DRAFT),
         m.DropSessionKey(t, 1 << 63),
         m.TakeSnapshot("backup-aaaaaaaaaaa"),
         m.CheckSnapshot("blob"),

@@ -1,0 +1,113 @@
+"""Making keys: attributes first, token work after, and nothing kept of what is not committed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from orchestrator.agent.core import Caller, Core
+from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
+from orchestrator.model.key_spec import Agreement, KeyClass, KeySpec, KeyType
+from orchestrator.model.keys import (
+    SESSION_KEY_BIT,
+    Attributes,
+    Key,
+    check_label,
+    derived_attributes,
+    new_attributes,
+)
+from orchestrator.tokens.store import GeneratedKey
+from orchestrator.wire import messages as m
+
+
+class Making:
+    """Makes keys for crypto users, as blobs that have no place yet."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def make_keys(
+        self, spec: KeySpec, drafts: tuple[m.KeyDraft, ...], caller: Caller, *, token: bool
+    ) -> tuple[Key, ...]:
+        """Make one secret key, or the two objects of a pair: public first."""
+        spec.check()
+        pair = spec.type in {KeyType.RSA, KeyType.EC}
+        wanted = [KeyClass.PUBLIC, KeyClass.PRIVATE] if pair else [KeyClass.SECRET]
+        if [draft.key_class for draft in drafts] != wanted:
+            raise UsageError(f"{spec.type} makes {' and '.join(wanted)}")
+        # Every rule is checked before the token is asked: a refused request costs it nothing.
+        shaped = [
+            new_attributes(draft.key_class, spec, _requested(draft), token=token)
+            for draft in drafts
+        ]
+        made = self._core.store.generate(spec)
+        return tuple(
+            self._key(spec, draft, attributes, key_id, made, caller)
+            for draft, (attributes, key_id) in zip(drafts, shaped, strict=True)
+        )
+
+    def derive_key(
+        self,
+        base: Key,
+        agreement: Agreement,
+        spec: KeySpec,
+        draft: m.KeyDraft,
+        caller: Caller,
+        *,
+        token: bool,
+    ) -> Key:
+        """Make a secret key of `base` and a peer's point; what guards `base` guards it too."""
+        if base.key_class is not KeyClass.PRIVATE or not base.attributes.derive:
+            raise RefusedError(
+                "key-usage",
+                f"key 0x{base.ref:016x} ({base.spec.type} {base.key_class}) has derive=false",
+            )
+        spec.check_derived(base.spec)
+        if draft.key_class is not KeyClass.SECRET:
+            raise UsageError(f"ECDH makes {KeyClass.SECRET}")
+        attributes, key_id = derived_attributes(base.attributes, _requested(draft), token=token)
+        with self._core.loaded.use(base) as handle:
+            made = self._core.store.derive(handle, agreement, spec)
+        return self._key(spec, draft, attributes, key_id, made, caller)
+
+    def _key(
+        self,
+        spec: KeySpec,
+        draft: m.KeyDraft,
+        attributes: Attributes,
+        key_id: bytes,
+        made: GeneratedKey,
+        caller: Caller,
+    ) -> Key:
+        public = draft.key_class is KeyClass.PUBLIC
+        return Key(
+            ref=0 if attributes.token else self._session_ref(),
+            key_class=draft.key_class,
+            spec=spec,
+            label=draft.label,
+            id=key_id,
+            owner=caller.name,
+            shared=(),
+            attributes=attributes,
+            blob=b"" if public else made.blob,
+            public=made.public,
+            check_value=made.check_value,
+        )
+
+    def _session_ref(self) -> int:
+        return SESSION_KEY_BIT | (int.from_bytes(self._core.store.random(8), "big") >> 1)
+
+
+def token_key(core: Core, ref: int, caller: Caller) -> Key:
+    """Return a token key that the caller may use; another's is as if it were not there."""
+    key = core.state.key(ref)
+    if not key.usable_by(caller.name):
+        raise NotFoundError("key", f"0x{ref:016x}", "see `cloister key list`")
+    return key
+
+
+def _requested(draft: m.KeyDraft) -> Mapping[str, str]:
+    check_label(draft.label)
+    given = dict(draft.attributes)
+    if len(given) != len(draft.attributes):
+        raise UsageError("an attribute is given twice")
+    return given

@@ -1,0 +1,67 @@
+"""What a cluster in FIPS mode refuses: CloudHSM's list, as data. A policy, no validation.
+
+It is the list of the original and no more: secp256k1, SHA-1 under RSA and short HMAC keys pass
+there, so they pass here. Verifying is never barred.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from orchestrator.model.errors import RefusedError
+from orchestrator.model.key_spec import (
+    Curve,
+    HashFunction,
+    KeySpec,
+    SignMechanism,
+    SignScheme,
+)
+
+FIPS: Final = "FIPS"
+
+# SP 800-57 part 1, tables 2 and 3; the 80 bits of SHA-1 are those of CloudHSM's message.
+HASH_STRENGTH_BITS: Final = {
+    HashFunction.SHA1: 80,
+    HashFunction.SHA224: 112,
+    HashFunction.SHA256: 128,
+    HashFunction.SHA384: 192,
+    HashFunction.SHA512: 256,
+}
+CURVE_STRENGTH_BITS: Final = {
+    Curve.P256: 128,
+    Curve.P384: 192,
+    Curve.P521: 256,
+    Curve.SECP256K1: 128,
+}
+
+
+def restrictions(mode: str) -> tuple[str, ...]:
+    """Return what a cluster of this mode refuses, a sentence each."""
+    if mode != FIPS:
+        return ()
+    return (
+        "RSA PKCS#1 v1.5 encrypts, decrypts, wraps and unwraps nothing.",
+        *(_weak_hashes(curve) for curve in Curve),
+    )
+
+
+def _weak_hashes(curve: Curve) -> str:
+    weak = [str(hash_) for hash_ in HashFunction if _is_weak(hash_, curve)]
+    return f"ECDSA on {curve} signs no digest of {' or '.join(weak)}."
+
+
+def _is_weak(hash_function: HashFunction, curve: Curve) -> bool:
+    return HASH_STRENGTH_BITS[hash_function] < CURVE_STRENGTH_BITS[curve]
+
+
+def check_signature(mode: str, spec: KeySpec, mechanism: SignMechanism) -> None:
+    """Raise RefusedError (`fips-mode`) where this mode makes no such signature."""
+    if mode != FIPS or mechanism.scheme is not SignScheme.ECDSA or spec.curve is None:
+        return
+    if _is_weak(mechanism.hash, spec.curve):
+        raise RefusedError(
+            "fips-mode",
+            f"Digest security strength ({HASH_STRENGTH_BITS[mechanism.hash]}) is weaker than the "
+            f"key security strength ({CURVE_STRENGTH_BITS[spec.curve]}): in FIPS mode "
+            f"{_weak_hashes(spec.curve).rstrip('.')}; NON_FIPS clusters of hsm2m.medium do",
+        )
