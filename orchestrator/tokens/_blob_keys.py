@@ -149,7 +149,7 @@ class BlobKeys:
         loaded = self._use(handle, Mechanism.ECDH1_DERIVE)
         requests.check_usage(loaded.spec, loaded.usages, Usage.DERIVE, KeyType.EC)
         self._require_spec(spec.check_derived(loaded.spec))
-        operations.check_offered_kdf(self._profile.name, agreement)
+        operations.check_offered_derivation(self._profile.name, agreement, spec)
         requests.check_point(agreement.point, requests.curve_of(loaded.spec))
         masking = self._masking_key()
         with self._sessions.borrow() as session:

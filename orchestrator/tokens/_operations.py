@@ -147,7 +147,17 @@ def check_offered_mac(profile: str, mechanism: MacMechanism, spec: KeySpec) -> N
         )
 
 
-def check_offered_kdf(profile: str, agreement: Agreement) -> None:
-    """Raise MechanismUnavailableError for what SoftHSM's ECDH leaves out: all but CKD_NULL."""
+def check_offered_derivation(profile: str, agreement: Agreement, spec: KeySpec) -> None:
+    """Raise MechanismUnavailableError for what SoftHSM's ECDH leaves out.
+
+    It has CKD_NULL alone. And its CKM_AES_KEY_WRAP_PAD (2.6.1) fills a value up with zeros to
+    8 bytes before wrapping it, and wraps those zeros too. A generated key is then what its blob
+    says, but a derived one would no longer be its peer's: HMAC differs from 65 bytes on.
+    """
     if agreement.kdf is not Kdf.NULL:
         raise MechanismUnavailableError(profile, f"{Mechanism.ECDH1_DERIVE} with {agreement.kdf}")
+    if spec.bits % 64:
+        raise MechanismUnavailableError(
+            profile,
+            f"{Mechanism.ECDH1_DERIVE} to {spec.bits // 8} bytes; it takes multiples of 8",
+        )

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from orchestrator.client.verify import verify_signature
-from orchestrator.control.profiles import load_profiles
 from orchestrator.model.errors import OrchestratorError, RefusedError
 from orchestrator.model.key_spec import (
     CipherMechanism,
@@ -27,7 +24,6 @@ from orchestrator.model.key_spec import (
 )
 from orchestrator.model.signatures import check_ecdsa
 from orchestrator.sealed.recovery import point_of, recovery_key, send_recovery_key
-from orchestrator.tokens.softhsm import SoftHsmStore
 from orchestrator.tokens.store import (
     BlobRefusedError,
     NoMaskingKeyError,
@@ -36,6 +32,7 @@ from orchestrator.tokens.store import (
     TokenStore,
     Transport,
 )
+from tests.contract.conftest import Reopen
 from tests.fakes.token_store import FakeTokenStore
 
 RSA = KeySpec(KeyType.RSA, 2048, None, 65537)
@@ -48,36 +45,6 @@ CURVES: dict[Curve, ec.EllipticCurve] = {
     Curve.P521: ec.SECP521R1(),
     Curve.SECP256K1: ec.SECP256K1(),
 }
-Reopen = Callable[[TokenStore], TokenStore]
-
-
-@pytest.fixture(params=["fake", pytest.param("softhsm", marks=pytest.mark.softhsm)])
-def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[TokenStore, Reopen]]:
-    """A new store, and how to open it again as after a crash."""
-    if request.param == "fake":
-        yield FakeTokenStore(), lambda store: store.crashed()  # type: ignore[attr-defined]
-        return
-    profile = load_profiles()["hsm2m.medium"]
-    held: list[SoftHsmStore] = [SoftHsmStore.create(tmp_path / "token", profile)]
-
-    def reopen(_: TokenStore) -> TokenStore:
-        held[-1].close()
-        held.append(SoftHsmStore.open(tmp_path / "token", profile))
-        return held[-1]
-
-    yield held[0], reopen
-    held[-1].close()
-
-
-@pytest.fixture
-def store(pair: tuple[TokenStore, Reopen]) -> TokenStore:
-    return pair[0]
-
-
-@pytest.fixture
-def member(store: TokenStore) -> TokenStore:
-    store.create_masking_key()
-    return store
 
 
 def gcm(aad: bytes = b"") -> CipherMechanism:

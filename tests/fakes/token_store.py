@@ -92,8 +92,9 @@ def _rsa(spec: KeySpec) -> rsa.RSAPrivateKey:
         return rsa.generate_private_key(spec.public_exponent, spec.bits)
     if len(_POOL) < 3:
         _POOL.append(rsa.generate_private_key(65537, 2048))
-    _POOL.append(_POOL.pop(0))
-    return _POOL[-1]
+    else:
+        _POOL.append(_POOL.pop(0))
+    return _POOL[-1]  # never the one of the call before
 
 
 class FakeTokenStore:
@@ -351,6 +352,8 @@ def _point(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 def _agree(key: ec.EllipticCurvePrivateKey, point: bytes, curve: ec.EllipticCurve) -> bytes:
     try:
+        if point[:1] != b"\x04":
+            raise ValueError("compressed")
         public = ec.EllipticCurvePublicKey.from_encoded_point(curve, point)
     except ValueError as exc:
         raise BlobRefusedError("no point of the curve") from exc

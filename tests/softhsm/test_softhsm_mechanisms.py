@@ -1,0 +1,165 @@
+"""What SoftHSM leaves out is refused by profile and mechanism, and never made up for in Python."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from orchestrator.client.verify import encrypt_oaep
+from orchestrator.control.profiles import load_profiles
+from orchestrator.model.errors import MechanismUnavailableError
+from orchestrator.model.key_spec import (
+    CURVE_BITS,
+    DIGEST_BYTES,
+    Agreement,
+    CipherMechanism,
+    CipherScheme,
+    Curve,
+    HashFunction,
+    KeySpec,
+    KeyType,
+    MacMechanism,
+    Usage,
+)
+from orchestrator.model.profile import FirmwareProfile, Mechanism
+from orchestrator.tokens.softhsm import SoftHsmStore
+
+pytestmark = pytest.mark.softhsm
+PROFILE = load_profiles()["hsm2m.medium"]
+AES = KeySpec(KeyType.AES, 256)
+EC = KeySpec(KeyType.EC, 256, Curve.P256)
+RSA = KeySpec(KeyType.RSA, 2048, None, 65537)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SoftHsmStore]:
+    made = SoftHsmStore.create(tmp_path / "token", PROFILE)
+    made.create_masking_key()
+    yield made
+    made.close()
+
+
+def peer(curve: ec.EllipticCurve) -> Agreement:
+    public = ec.generate_private_key(curve).public_key()
+    return Agreement(public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint))
+
+
+def unavailable(what: str) -> str:
+    return re.escape(f"profile hsm2m.medium has no mechanism {what}")
+
+
+def test_the_profiles_mechanisms_are_all_there(store: SoftHsmStore) -> None:
+    assert store._mechanisms == frozenset(PROFILE.mechanisms) == frozenset(Mechanism)
+    for curve, bits in CURVE_BITS.items():
+        assert store.generate(KeySpec(KeyType.EC, bits, curve)).public
+
+
+@pytest.mark.parametrize("hash_function", sorted(set(HashFunction) - {HashFunction.SHA1}))
+def test_oaep_is_sha1_alone(store: SoftHsmStore, hash_function: HashFunction) -> None:
+    made = store.generate(RSA)
+    handle = store.load(made.blob, RSA, {Usage.DECRYPT})
+    mechanism = CipherMechanism(CipherScheme.RSA_OAEP, hash=hash_function)
+    sealed = encrypt_oaep(made.public, mechanism, b"x")
+    wanted = unavailable(f"CKM_RSA_PKCS_OAEP with {hash_function}")
+    with pytest.raises(MechanismUnavailableError, match=wanted):
+        store.decrypt(handle, mechanism, sealed)
+
+
+@pytest.mark.parametrize("mechanism", sorted(set(MacMechanism) - {MacMechanism.AES_CMAC}))
+def test_hmac_takes_keys_as_long_as_the_digest(
+    store: SoftHsmStore, mechanism: MacMechanism
+) -> None:
+    digest_bytes = DIGEST_BYTES[HashFunction(mechanism.removeprefix("hmac-"))]
+    name = {"hmac-sha1": "CKM_SHA_1_HMAC"}.get(mechanism, f"CKM_{mechanism[5:].upper()}_HMAC")
+    for spare, is_offered in ((0, True), (1, False)):
+        spec = KeySpec(KeyType.GENERIC_SECRET, (digest_bytes - spare) * 8)
+        handle = store.load(store.generate(spec).blob, spec, {Usage.SIGN, Usage.VERIFY})
+        if is_offered:
+            store.verify_mac(handle, mechanism, b"x", store.mac(handle, mechanism, b"x"))
+            continue
+        wanted = unavailable(f"{name} with a key of {digest_bytes - 1} bytes")
+        with pytest.raises(MechanismUnavailableError, match=wanted):
+            store.mac(handle, mechanism, b"x")
+        with pytest.raises(MechanismUnavailableError, match=wanted):
+            store.verify_mac(handle, mechanism, b"x", bytes(digest_bytes))
+
+
+def test_the_longest_generic_secret_makes_every_hmac(store: SoftHsmStore) -> None:
+    spec = KeySpec(KeyType.GENERIC_SECRET, 6400)
+    handle = store.load(store.generate(spec).blob, spec, {Usage.SIGN})
+    for mechanism in set(MacMechanism) - {MacMechanism.AES_CMAC}:
+        assert store.mac(handle, mechanism, b"x")
+
+
+def test_no_key_is_derived_that_wrapping_would_change(store: SoftHsmStore) -> None:
+    curve = KeySpec(KeyType.EC, 521, Curve.P521)
+    base = store.load(store.generate(curve).blob, curve, {Usage.DERIVE})
+    for length in (1, 33, 66):
+        wanted = unavailable(f"CKM_ECDH1_DERIVE to {length} bytes; it takes multiples of 8")
+        with pytest.raises(MechanismUnavailableError, match=wanted):
+            store.derive(base, peer(ec.SECP521R1()), KeySpec(KeyType.GENERIC_SECRET, length * 8))
+
+
+def test_deriving_leaves_nothing_in_the_token(store: SoftHsmStore) -> None:
+    base = store.load(store.generate(EC).blob, EC, {Usage.DERIVE})
+
+    def held() -> int:
+        with store._sessions.borrow() as session:
+            return len(list(session.get_objects()))
+
+    before = held()
+    store.derive(base, peer(ec.SECP256R1()), AES)
+    store.derive(base, peer(ec.SECP256R1()), KeySpec(KeyType.GENERIC_SECRET, 256))
+    assert held() == before
+
+
+@pytest.mark.parametrize(
+    "left_out",
+    [
+        Mechanism.AES_GCM, Mechanism.AES_CBC, Mechanism.AES_CBC_PAD, Mechanism.AES_CTR,
+        Mechanism.AES_CMAC, Mechanism.SHA256_HMAC, Mechanism.RSA_PKCS_OAEP,
+        Mechanism.ECDH1_DERIVE,
+    ],
+)  # fmt: skip
+def test_what_a_profile_leaves_out_is_named(tmp_path: Path, left_out: Mechanism) -> None:
+    kept = tuple(m for m in PROFILE.mechanisms if m is not left_out)
+    profile: FirmwareProfile = msgspec.structs.replace(PROFILE, mechanisms=kept)
+    store = SoftHsmStore.create(tmp_path / "token", profile)
+    try:
+        store.create_masking_key()
+        with pytest.raises(MechanismUnavailableError, match=unavailable(left_out) + "$"):
+            _use(store, left_out)
+    finally:
+        store.close()
+
+
+def _use(store: SoftHsmStore, mechanism: Mechanism) -> None:
+    schemes = {
+        Mechanism.AES_GCM: CipherScheme.AES_GCM,
+        Mechanism.AES_CBC: CipherScheme.AES_CBC,
+        Mechanism.AES_CBC_PAD: CipherScheme.AES_CBC_PAD,
+        Mechanism.AES_CTR: CipherScheme.AES_CTR,
+    }
+    if mechanism in schemes:
+        aes = store.load(store.generate(AES).blob, AES, {Usage.ENCRYPT})
+        store.encrypt(aes, CipherMechanism(schemes[mechanism]), bytes(16))
+    elif mechanism is Mechanism.AES_CMAC:
+        aes = store.load(store.generate(AES).blob, AES, {Usage.SIGN})
+        store.mac(aes, MacMechanism.AES_CMAC, b"x")
+    elif mechanism is Mechanism.SHA256_HMAC:
+        spec = KeySpec(KeyType.GENERIC_SECRET, 256)
+        secret = store.load(store.generate(spec).blob, spec, {Usage.SIGN})
+        store.mac(secret, MacMechanism.HMAC_SHA256, b"x")
+    elif mechanism is Mechanism.RSA_PKCS_OAEP:
+        rsa = store.load(store.generate(RSA).blob, RSA, {Usage.DECRYPT})
+        oaep = CipherMechanism(CipherScheme.RSA_OAEP, hash=HashFunction.SHA1)
+        store.decrypt(rsa, oaep, bytes(256))
+    else:
+        base = store.load(store.generate(EC).blob, EC, {Usage.DERIVE})
+        store.derive(base, peer(ec.SECP256R1()), AES)
