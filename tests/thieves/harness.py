@@ -27,7 +27,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from orchestrator.agent.passwords import hash_password
 from orchestrator.client.connection import RpcConnection
 from orchestrator.client.session import expect
-from orchestrator.control.inspection import Inspection
 from orchestrator.lab import demo
 from orchestrator.lab.lab import sign_csr
 from orchestrator.model import entries as e
@@ -114,9 +113,16 @@ def is_empty(job: demo.Demo, hsm: str) -> bool:
     return True
 
 
+def refusal(job: demo.Demo, hsm: str, request: m.Request) -> str:
+    """Return the code that an HSM refuses a request with."""
+    return code_of(lambda: ask(job, hsm, request))
+
+
 def last_audit(job: demo.Demo, hsm: str) -> tuple[str, str, str]:
     """Return event, subject and outcome of an HSM's last audit line."""
-    line = Inspection(job.plane).audit(job.cluster, hsm)[-1]
+    count = ask_for(job, hsm, m.ReadAudit(b"", 0, 1), m.AuditPage).count
+    [record] = ask_for(job, hsm, m.ReadAudit(b"", count - 1, 1), m.AuditPage).records
+    line = e.decode(m.AuditRecord, record, "audit line")
     return line.event, line.subject, line.outcome
 
 
