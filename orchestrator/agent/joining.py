@@ -18,7 +18,13 @@ from orchestrator.agent.core import Core
 from orchestrator.agent.preparing import BACKUP_KEY, Preparing
 from orchestrator.model import entries as e
 from orchestrator.model.decisions import check_join, need_active, receipt_digest
-from orchestrator.model.errors import NotFoundError, RefusedError, TamperedError, UsageError
+from orchestrator.model.errors import (
+    NotFoundError,
+    OrchestratorError,
+    RefusedError,
+    TamperedError,
+    UsageError,
+)
 from orchestrator.model.key_spec import Usage
 from orchestrator.model.signatures import (
     check_credential,
@@ -118,7 +124,7 @@ class Joining:
             deadline = self._challenges.pop(request.challenge, None)
             if deadline is None or core.clock.monotonic_s() > deadline:
                 raise RefusedError("join-replayed", "the join request answers no open challenge")
-        except (NotFoundError, RefusedError, TamperedError) as exc:
+        except OrchestratorError as exc:
             core.vault.audit(core.line("join-grant", "", _asking_host(asked.join), exc.code))
             raise
         # 3 only now is the token touched

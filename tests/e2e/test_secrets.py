@@ -10,6 +10,7 @@ import pytest
 from orchestrator.control.backups import Backups
 from orchestrator.lab import demo, lab
 from orchestrator.lab.layout import Layout
+from tests.thieves.search import Hit, Searcher, files_below, process
 
 pytestmark = [pytest.mark.softhsm, pytest.mark.timeout(120)]
 
@@ -33,26 +34,14 @@ def running(tmp_path: Path) -> Iterator[demo.Demo]:
 def places(job: demo.Demo) -> dict[str, bytes]:
     """Return everything that could leak, but the PIN files, whose whole point it is."""
     found = {
-        str(path): path.read_bytes()
-        for path in job.home.rglob("*")
-        if path.is_file() and path.name not in {"pin", "host_key.pem", "ca.key"}
+        path: content
+        for path, content in files_below(job.home).items()
+        if Path(path).name not in {"pin", "host_key.pem", "ca.key"}
     }
     for agent in lab.status(job.home).agents:
-        for name in ("cmdline", "environ"):
-            found[f"{agent.pid}/{name}"] = Path(f"/proc/{agent.pid}/{name}").read_bytes()
+        assert agent.pid is not None
+        found |= process(agent.pid)
     return found
-
-
-def search(job: demo.Demo, secrets: dict[str, bytes]) -> list[str]:
-    """Return where which secret was found, as it is, in hex or in base64."""
-    import base64  # noqa: PLC0415
-
-    hits = []
-    for place, content in places(job).items():
-        for name, secret in secrets.items():
-            forms = (secret, secret.hex().encode(), base64.b64encode(secret).rstrip(b"="))
-            hits += [f"{name} in {place}" for form in forms if form in content]
-    return hits
 
 
 def test_no_secret_is_where_it_could_be_read(running: demo.Demo) -> None:
@@ -61,9 +50,11 @@ def test_no_secret_is_where_it_could_be_read(running: demo.Demo) -> None:
     for _, directory in Layout(running.home).all_hsms():
         secrets[f"PIN of {directory.name}"] = (directory / "token" / "pin").read_bytes().strip()
     assert len(secrets) == 9
-    assert search(running, secrets) == []
-    (running.home / "lab" / "planted.log").write_bytes(b"x" + running.passwords["cu1"] + b"x")
-    assert search(running, secrets) == [f"password of cu1 in {running.home}/lab/planted.log"]
+    searcher = Searcher(secrets)
+    assert searcher.search(places(running)) == []
+    planted = running.home / "lab" / "planted.log"
+    planted.write_bytes(b"x" + running.passwords["cu1"] + b"x")
+    assert searcher.search(places(running)) == [Hit("password of cu1", "whole, raw", str(planted))]
 
 
 def test_every_file_is_its_owners_alone(running: demo.Demo) -> None:

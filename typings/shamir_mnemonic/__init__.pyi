@@ -7,6 +7,7 @@ class Share:
     identifier: int
     index: int
     member_threshold: int
+    value: bytes
     @classmethod
     def from_mnemonic(cls, mnemonic: str) -> Share: ...
 
