@@ -293,7 +293,9 @@ class Vault:
     def _seal(self, place: str, data: bytes) -> bytes:
         return self._store.seal(data, place.encode())
 
-    def _unseal(self, place: str, sealed: bytes) -> bytes:
+    def _unseal(self, place: str, sealed: object) -> bytes:
+        if not isinstance(sealed, bytes):  # a column keeps whatever type was put into it
+            raise TamperedError(f"row {place} of the HSM's state holds no bytes")
         try:
             return self._store.unseal(sealed, place.encode())
         except BlobRefusedError as exc:

@@ -333,6 +333,14 @@ class Caller:
     def call(self, request: m.Request) -> m.Reply:
         return self._connection.call(request, 20)
 
+    def outcome(self, request: m.Request) -> str:
+        """Return the code of a refusal, empty when there was none."""
+        try:
+            self.call(request)
+        except OrchestratorError as exc:
+            return exc.code
+        return ""
+
     def sealed(self, purpose: str, role: Role, name: str, password: bytes) -> bytes:
         """Seal a password to whoever answers: a thief asks for no certificate."""
         welcome = expect(self.call(m.Hello()), m.Welcome)
