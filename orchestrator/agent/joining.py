@@ -2,8 +2,9 @@
 
 Invariants: a member hands the masking key only to an HSM on a host that an admin admitted,
 whose request answers a fresh challenge of this member and is signed by host and HSM; the
-joiner's token has it durably before the joiner signs its receipt; a snapshot is opened by its
-recipient's token alone, and its digest is compared before anything is stored.
+joiner's token has it durably before the joiner signs its receipt, which names the key of the
+cluster that granted it; a snapshot is opened by its recipient's token alone, and its digest is
+compared before anything is stored.
 """
 
 from __future__ import annotations
@@ -263,9 +264,10 @@ class Joining:
                 core.vault.install(state, line)
                 core.state = state
             core.on_step(Step.JOIN_INSTALLED)
-        # 3 only then the receipt
+        # 3 only then the receipt, for the cluster that granted it
         join = e.SignedJoinRequest(self._asked, b"", b"")
-        receipt = core.store.identity_sign(receipt_digest(join))
+        granting = load_certificate(asked.grant.certificate, "the cluster certificate")
+        receipt = core.store.identity_sign(receipt_digest(join, public_bytes(granting)))
         return m.Accepted(receipt, core.state.seq, core.state.digest())
 
     def _check_grant(self, signed: m.SignedGrant) -> m.Grant:

@@ -6,6 +6,7 @@ only clock; the result depends on state n and the entry alone.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final, assert_never
 
 import msgspec
@@ -278,9 +279,15 @@ def _check_host(host: str, key: bytes) -> None:
     _need(len(key) == 32, "host-rule", "a host key is an Ed25519 public key of 32 bytes")
 
 
-def receipt_digest(join: e.SignedJoinRequest) -> bytes:
-    """Return what a joiner signs once it holds the masking key durably."""
-    return digest_of("join-receipt", join.request)
+def receipt_digest(join: e.SignedJoinRequest, cluster_public: bytes) -> bytes:
+    """Return what a joiner signs once it holds the masking key durably.
+
+    Args:
+        join: its request.
+        cluster_public: the key of the cluster that granted it. A joiner that was lied to by a
+            false member names the false cluster, and is no member of the real one.
+    """
+    return digest_of("join-receipt", hashlib.sha256(join.request).digest() + cluster_public)
 
 
 def check_join(state: State, join: e.SignedJoinRequest) -> e.JoinRequest:
@@ -317,7 +324,10 @@ def _joined(state: State, change: e.HsmJoined) -> tuple[Put, ...]:
     if member != expected or request.cluster != meta.cluster:
         raise TamperedError(f"the credential of {request.hsm} is not for the HSM that asked")
     check_ecdsa(
-        member.identity, receipt_digest(change.join), change.receipt, f"receipt of {member.hsm}"
+        member.identity,
+        receipt_digest(change.join, meta.cluster_public),
+        change.receipt,
+        f"receipt of {member.hsm}",
     )
     members = state.tables[Table.MEMBERS]
     _need(member.hsm not in members, "exists", f"{member.hsm} is a member already")

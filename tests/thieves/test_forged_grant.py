@@ -42,13 +42,13 @@ class Attack:
         self.job, self.donor = job, members(job)[0]
         self.false = FalseCluster(directory, job.cluster)
         self.thief = FalseHsm()
-        self.loot = b""
+        self.loot, self.joiner = b"", ""
 
     def run(self, *, claims_real_key: bool) -> None:
         job, donor = self.job, self.donor
         place: m.Welcome = ask_for(job, donor, m.Hello(), m.Welcome)
         page: m.MemberPage = ask_for(job, donor, m.ListMembers(), m.MemberPage)
-        joiner = new_hsm(job, "host-1b")
+        joiner = self.joiner = new_hsm(job, "host-1b")
         start = m.JoinStart(job.cluster, challenge(job, donor))
         join = ask_for(job, joiner, start, m.SignedJoin).join
         box = ask_for(job, joiner, m.Hello(), m.Welcome).box
@@ -95,3 +95,5 @@ def test_a_joiner_that_was_lied_to_opens_no_door(
     for hsm in members(active):
         page = ask_for(active, hsm, m.ListMembers(), m.MemberPage)
         assert THIEF_HOST not in [host.name for host in page.hosts]
+        # as a member it would at least tell the others that wrong passwords were right ones
+        assert attack.joiner not in [member.hsm for member in page.members]

@@ -23,9 +23,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from orchestrator.lab import demo, lab
 from orchestrator.lab.layout import Layout
 from orchestrator.model import entries as e
+from orchestrator.model.decisions import receipt_digest
 from orchestrator.model.errors import TamperedError
 from orchestrator.model.roles import Role
-from orchestrator.model.signatures import digest_of
+from orchestrator.model.signatures import digest_of, load_certificate, public_bytes
 from orchestrator.sealed.snapshot import open_snapshot, parse_snapshot
 from orchestrator.wire import messages as m
 from tests.stateful.harness import CLUSTER, LocalCluster
@@ -165,6 +166,12 @@ FORGED: Final[dict[str, tuple[Callable[[Scene], e.SignedJoinRequest], str]]] = {
 }
 
 
+def cluster_key(scene: Scene) -> bytes:
+    """Return the public half of the cluster's certificate key."""
+    welcome: m.Welcome = ask_for(scene.job, scene.donor, m.Hello(), m.Welcome)
+    return public_bytes(load_certificate(welcome.certificate, "the cluster certificate"))
+
+
 @pytest.mark.parametrize("how", FORGED)
 def test_a_forged_request_is_granted_nothing(scene: Scene, how: str) -> None:
     build, code = FORGED[how]
@@ -173,7 +180,7 @@ def test_a_forged_request_is_granted_nothing(scene: Scene, how: str) -> None:
     event, _, outcome = last_audit(scene.job, scene.donor)
     assert (event, outcome) == ("join-grant", code)
     # nor is it made a member without a grant, with whatever receipt
-    receipt = sign_ecdsa(scene.thief.identity, digest_of("join-receipt", join.request))
+    receipt = sign_ecdsa(scene.thief.identity, receipt_digest(join, cluster_key(scene)))
     change = m.Prepare(b"", secrets.token_hex(8), m.JoinHsm(join, receipt), 0)
     assert refusal(scene.job, scene.donor, change) == code
     assert is_empty(scene.job, scene.genuine)
@@ -190,7 +197,7 @@ def test_what_was_not_changed_is_granted(scene: Scene, cluster: str) -> None:
 
 def test_membership_needs_the_joiners_own_receipt(scene: Scene) -> None:
     ask(scene.job, scene.donor, m.JoinGrant(scene.join))
-    receipt = sign_ecdsa(scene.thief.identity, digest_of("join-receipt", scene.join.request))
+    receipt = sign_ecdsa(scene.thief.identity, receipt_digest(scene.join, cluster_key(scene)))
     for forged in (receipt, scene.join.identity_signature, b""):
         change = m.Prepare(b"", secrets.token_hex(8), m.JoinHsm(scene.join, forged), 0)
         assert refusal(scene.job, scene.donor, change) == "tampered"
