@@ -25,7 +25,7 @@ from orchestrator.model.errors import ForkedError, RefusedError, TamperedError
 from orchestrator.model.keys import Key
 from orchestrator.model.profile import FirmwareProfile
 from orchestrator.model.roles import Role
-from orchestrator.model.signatures import check_credential, check_ecdsa, digest_of
+from orchestrator.model.signatures import check_credential, check_ecdsa, digest_of, low_s
 from orchestrator.model.state import ONLY, Phase, Put, Secrets, State, Table
 from orchestrator.model.steps import OnStep, Step, no_step
 from orchestrator.sealed.box import open_box, seal_box
@@ -140,7 +140,8 @@ class Core:
             )
             decide(state, header, change, secrets)
             signed = e.encode(header)
-            entry = e.Entry(signed, self.store.identity_sign(digest_of("entry", signed)), body)
+            signature = low_s(self.store.identity_sign(digest_of("entry", signed)))
+            entry = e.Entry(signed, signature, body)
             self.on_step(Step.PREPARE_SIGNED)
             return entry
 
@@ -235,6 +236,8 @@ class Core:
         if e.kind_of(change) != header.kind:
             raise TamperedError(f"{what}: its body is of another kind than its header says")
         author = self._author(header, change, state)
+        if entry.signature != low_s(entry.signature):
+            raise TamperedError(f"{what}: its signature is not in the form that HSMs make")
         digest = digest_of("entry", entry.header)
         check_ecdsa(author.identity, digest, entry.signature, f"{what} by {header.author}")
         return change, state

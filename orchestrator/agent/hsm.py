@@ -91,17 +91,21 @@ class Hsm:
 
     def answer(self, request: m.Request, peer: Peer) -> m.Reply:
         """Answer a request; errors that Cloister raises on purpose become a Refusal."""
-        caller = None
         try:
             caller = self._caller(request, peer)
-            require(_role_for(request, caller, self.core.state), _operation(request, caller))
+            self._authorize(request, caller)
             return _HANDLERS[type(request)][1](self, request, caller)
-        except PermissionDeniedError as exc:
-            who = f"{caller.role}/{caller.name}" if caller else ""
-            self.core.vault.audit(self.core.line(type(request).__name__, who, "", exc.code))
-            return m.refusal_of(exc)
         except OrchestratorError as exc:
             return m.refusal_of(exc)
+
+    def _authorize(self, request: m.Request, caller: Caller) -> None:
+        """Ask the permission table; a refusal is audited before it is answered."""
+        try:
+            require(_role_for(request, caller, self.core.state), _operation(request, caller))
+        except PermissionDeniedError as exc:
+            who = f"{caller.role}/{caller.name}"
+            self.core.vault.audit(self.core.line(type(request).__name__, who, "", exc.code))
+            raise
 
     def _caller(self, request: m.Request, peer: Peer) -> Caller:
         ticket: bytes = getattr(request, "ticket", b"")

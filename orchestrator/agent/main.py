@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import signal
@@ -13,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -72,13 +72,33 @@ def run(directory: Path) -> int:
         os._exit(0)
 
 
+class _Config(msgspec.Struct):
+    """`hsm.json`: who this HSM is, and the files that it reads."""
+
+    hsm: str
+    host: str
+    zone: str
+    profile: str
+    host_key: str
+
+
+def _read_config(path: Path) -> _Config:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Config)
+    except (OSError, msgspec.DecodeError, RecursionError) as exc:
+        raise UsageError(f"{path} is damaged: {exc}; delete the HSM and create another") from exc
+
+
 def _open(directory: Path) -> Core:
-    config = json.loads((directory / "hsm.json").read_text())
-    profile_file = Path(config["profile"])
-    profile = FirmwareProfile.parse(profile_file.read_text(), str(profile_file))
-    host_key = load_pem_private_key(Path(config["host_key"]).read_bytes(), password=None)
+    config = _read_config(directory / "hsm.json")
+    try:
+        profile_file = Path(config.profile)
+        profile = FirmwareProfile.parse(profile_file.read_text(), str(profile_file))
+        host_key = load_pem_private_key(Path(config.host_key).read_bytes(), password=None)
+    except (OSError, ValueError) as exc:
+        raise UsageError(f"{directory.name} cannot be opened: {exc}; mend or delete it") from exc
     if not isinstance(host_key, Ed25519PrivateKey):
-        raise UsageError(f"{config['host_key']} is no Ed25519 key")
+        raise UsageError(f"{config.host_key} is no Ed25519 key")
     token = directory / "token"
     store = (
         SoftHsmStore.open(token, profile)
@@ -86,5 +106,5 @@ def _open(directory: Path) -> Core:
         else SoftHsmStore.create(token, profile)
     )
     vault = Vault(directory / "state.db", store)
-    hsm = HsmConfig(config["hsm"], config["host"], config["zone"])
+    hsm = HsmConfig(config.hsm, config.host, config.zone)
     return Core(hsm, profile, store, vault, SystemClock(), host_key, fault_from_environment())

@@ -99,8 +99,9 @@ class Preparing:
             RefusedError: `request-reused` when the id came from another user before.
         """
         core = self._core
-        if not 1 <= len(asked.request) <= _REQUEST_CHARACTERS or not asked.request.isascii():
-            raise UsageError(f"a request id has 1 to {_REQUEST_CHARACTERS} ASCII characters")
+        printable = asked.request.isascii() and asked.request.isprintable()
+        if not 1 <= len(asked.request) <= _REQUEST_CHARACTERS or not printable:
+            raise UsageError(f"a request id has 1 to {_REQUEST_CHARACTERS} printable ASCII letters")
         encoded = e.encode(asked.change)
         by = (caller.role, caller.name)
         work = self._works.get(asked.request)

@@ -44,6 +44,7 @@ class Head(Record):
     head: bytes
     at: int
     digest: bytes
+    audit_count: int = 0
 
 
 class AuditHead(Record):
@@ -136,14 +137,36 @@ class Vault:
         state = State.build(stored, seq=head.seq, head=head.head, at=head.at)
         if state.digest() != head.digest:
             raise TamperedError("rows of the HSM's state are missing, added or replaced")
+        if self._audit.count < head.audit_count:
+            raise TamperedError(
+                f"the HSM's audit log had {head.audit_count} lines and has {self._audit.count}"
+            )
+        self._check_entries(head)
         return state
+
+    def _check_entries(self, head: Head) -> None:
+        """Check that the entries kept are a chain, and end where the state stands."""
+        place, prev = 0, b""
+        with self._lock:
+            for row in self._db.execute(
+                "SELECT seq, hash, header, signature, body FROM entries ORDER BY seq"
+            ):
+                entry = Entry(*row[2:])
+                header = entry.parse_header()
+                follows = not prev or (header.seq, header.prev) == (place + 1, prev)
+                is_itself = (header.seq, entry.hash) == (row[0], row[1])
+                if not (follows and is_itself and entry.is_whole(header)):
+                    raise TamperedError(f"entry {row[0]} of the HSM's state is damaged or missing")
+                place, prev = header.seq, entry.hash
+        if prev and (place, prev) != (head.seq, head.head):
+            raise TamperedError(f"entry {head.seq} of the HSM's state is damaged or missing")
 
     def install(self, state: State, line: AuditRecord) -> None:
         """Store a whole state, as a snapshot brought it, in place of none."""
         with self._transaction():
             self._replace_all(state)
-            self._write_head(state)
             self._write_audit(line)
+            self._write_head(state)
 
     def _replace_all(self, state: State) -> None:
         self._db.execute("DELETE FROM rows")
@@ -181,8 +204,8 @@ class Vault:
                 "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)",
                 (after.seq, entry.hash, request, entry.header, entry.signature, entry.body),
             )
-            self._write_head(after)
             self._write_audit(line)
+            self._write_head(after)
 
     def _write_rows(self, rows: Iterable[StoredRow], seq: int) -> None:
         for row in rows:
@@ -193,7 +216,8 @@ class Vault:
             )
 
     def _write_head(self, state: State) -> None:
-        self._write_local("head", Head(state.seq, state.head, state.at, state.digest()))
+        head = Head(state.seq, state.head, state.at, state.digest(), self._audit.count)
+        self._write_local("head", head)
 
     # --- entries ---
 

@@ -135,6 +135,8 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401  # vendored type
         """Refuse secrets in argv, then repeat flags: `--filter a b` is `--filter a --filter b`."""
         for argument in args:
+            if not _is_text(argument):
+                raise UsageError(f"argument {argument!a} is not UTF-8 text")
             if argument.partition("=")[0] in {"--password", "--pin"}:
                 raise UsageError(
                     "passwords are not taken from the command line, where every user of this "
@@ -159,6 +161,15 @@ class Group(TyperGroup):
             typer.echo(ctx.get_help(), err=True)
             raise typer.Exit(2)
         return super().parse_args(ctx, args)
+
+
+def _is_text(argument: str) -> bool:
+    """Python hands over bytes that are no UTF-8 as lone surrogates."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def repeat_flags(args: list[str], listed: set[str]) -> list[str]:

@@ -93,7 +93,11 @@ def ask(question: str, default: str = "") -> str:
     hint = f" [{default}]" if default else ""
     sys.stderr.write(f"{question}{hint}: ")
     sys.stderr.flush()
-    line = sys.stdin.readline()
+    try:
+        line = sys.stdin.readline()
+        line.encode()
+    except UnicodeError:
+        raise UsageError("the answer is not UTF-8 text; nothing was done") from None
     if not line:
         raise CancelledError("input ended; nothing was done")
     return line.strip() or default
@@ -106,9 +110,13 @@ def ask_hidden(question: str) -> str:
 
 def _ask_secret(prompt: str) -> str:
     try:
-        return getpass.getpass(prompt)
+        typed = getpass.getpass(prompt)
+        typed.encode()
     except EOFError as exc:
         raise CancelledError("input ended; nothing was done") from exc
+    except UnicodeError:  # the cause quotes what was typed
+        raise UsageError("what was typed is not UTF-8 text; nothing was done") from None
+    return typed
 
 
 def _parse_role(text: str) -> Role:

@@ -93,7 +93,11 @@ def _home(call: Invocation) -> Iterator[Finding]:
         is_good=free >= FREE_BYTES_MIN,
     )
     yield _clock(home)
-    lab = call.services.lab().status(home)
+    try:
+        lab = call.services.lab().status(home)
+    except OrchestratorError as exc:
+        yield Finding("lab", "fail", str(exc), "see the message")
+        return
     up = f"pid {lab.supervisor_pid}" if lab.is_up else "the lab is down"
     yield _judge("supervisor", up, "cloister lab up", is_good=lab.is_up)
     for agent in lab.agents:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
+from orchestrator.cli.render import printable
 from orchestrator.model.errors import OrchestratorError, PendingError, UsageError
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def report(error: OrchestratorError, *, as_json: bool) -> int:
             fields["request"] = error.request
         sys.stderr.write(json.dumps(fields) + "\n")
     else:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {printable(str(error))}\n")
     return error.exit_status
 
 

@@ -170,7 +170,7 @@ def list_(
       cloister key list --filter attr.class=private-key attr.label=web --verbose
     """
     key_filter = KeyFilter.parse(filter_ or ())
-    if not (starting_token.isascii() and starting_token.isdecimal()):
+    if not (starting_token.isascii() and starting_token.isdecimal() and len(starting_token) < 10):
         raise UsageError("--starting-token is the next_token of an earlier page")
     offset = int(starting_token)
     page = call.session(Role.CRYPTO_USER).list_keys(key_filter, offset, max_items)

@@ -83,7 +83,7 @@ MgfOption = Annotated[
 SaltOption = Annotated[
     int | None,
     typer.Option(
-        "--salt-length", metavar="BYTES", min=0, help="rsa-pkcs-pss only, required there."
+        "--salt-length", metavar="BYTES", min=0, max=512, help="rsa-pkcs-pss only, required there."
     ),
 ]
 DataOption = Annotated[

@@ -41,6 +41,11 @@ def plain(value: object) -> Plain:
     return [plain(item) for item in value] if isinstance(value, Iterable) else str(value)  # paths
 
 
+def printable(text: str) -> str:
+    """Return `text` with what steers a terminal, or turns its lines around, as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def write_json(data: object, out: TextIO) -> None:
     """Write one object and a newline."""
     out.write(json.dumps(plain(data), indent=2, ensure_ascii=False) + "\n")
@@ -70,7 +75,7 @@ def write_tables(data: object, columns: Sequence[str], out: TextIO) -> None:
             continue
         rows = [dict(_flatten(item)) for item in value if isinstance(item, dict)]
         if len(rows) < len(value):
-            out.writelines(f"{name.removesuffix('s')}: {line}\n" for line in value)
+            out.writelines(f"{name.removesuffix('s')}: {printable(str(line))}\n" for line in value)
         elif rows:
             heads = tuple(columns) or tuple(dict.fromkeys(head for row in rows for head in row))
             body = [tuple(_cell(head, row.get(head)) for head in heads) for row in rows]
@@ -100,12 +105,12 @@ def _cell(name: str, value: Plain) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ", ".join(str(item) for item in value) or "-"
+        return printable(", ".join(str(item) for item in value)) or "-"
     if isinstance(value, float):
         return f"{value:.1f}"
     if isinstance(value, int) and (name == "at" or name.endswith("_at")):
         return f"{datetime.fromtimestamp(value / 1000, UTC):%Y-%m-%d %H:%M:%SZ}"
-    return str(value)
+    return printable(str(value))
 
 
 def _write_table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]], out: TextIO) -> None:

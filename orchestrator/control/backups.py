@@ -254,3 +254,5 @@ def _read_bounded(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as exc:
         raise NotFoundError("backup file", str(path), "it was moved away or deleted") from exc
+    except OSError as exc:
+        raise RefusedError("backup-access", f"{path} cannot be read: {exc.strerror}") from exc

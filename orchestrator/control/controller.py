@@ -413,6 +413,8 @@ class Controller:
                     break
                 chain.extend(page.entries)
                 after = chain[-1].parse_header().seq
+            if chain and chain[-1].hash != welcome.head:
+                raise TamperedError(f"the chain of {hsm} does not end where the HSM says it stands")
             if chain:
                 chains[hsm] = _unbroken(chain)
         try:

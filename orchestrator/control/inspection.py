@@ -106,7 +106,7 @@ class Inspection:
             self._check_head(cluster, hsm, page)
             previous = NO_HASH
             for number, line in enumerate(lines):
-                record = decode(m.AuditRecord, line, "audit line")
+                record = decode(m.AuditRecord, line, f"audit line {number}")
                 if record.number != number or record.prev != previous:
                     raise TamperedError(f"the audit log breaks at line {number}")
                 previous = hashlib.sha256(line).digest()

@@ -376,16 +376,22 @@ class ControlPlane:
     ) -> None:
         """End an HSM's membership, zeroise it, and remove it from its host."""
         row = self.records.hsm(hsm_id)
+        if row.cluster_id != cluster:
+            raise NotFoundError("HSM", f"{hsm_id} of {cluster}", "see `cloister hsm list`")
         controller = self.controller(cluster)
         heard = controller.roster.hear()
         members = controller.members(heard)
         others = [h for h in members if h != hsm_id]
-        alone = hsm_id in members and not others
-        phases = {w.phase for w in heard.welcomes.values()}
-        if alone and Phase.ACTIVE in phases and not force:
-            self._check_last(cluster)
-        if not members and len(self.records.hsms(cluster)) > 1 and not force:
-            raise UnavailableError(f"no HSM of {cluster} answers, so {hsm_id} cannot be removed")
+        was_allowed = row.state == HsmState.DELETE_IN_PROGRESS  # and cut off
+        if not force and not was_allowed:
+            phases = {w.phase for w in heard.welcomes.values()}
+            if hsm_id in members and not others and Phase.ACTIVE in phases:
+                self._check_last(cluster)
+            if not members and controller.ledger.head().seq:
+                raise UnavailableError(
+                    f"no HSM of {cluster} answers, so nobody can tell what would be lost with "
+                    f"{hsm_id}; start one, or --force"
+                )
         self.records.set_hsm_state(hsm_id, HsmState.DELETE_IN_PROGRESS)
         if others and hsm_id in members:
             change = m.RemoveHsm(hsm_id, compromised)

@@ -29,6 +29,7 @@ from orchestrator.model.signatures import (
     check_ecdsa,
     check_ed25519,
     digest_of,
+    is_p384_point,
 )
 from orchestrator.model.state import (
     ONLY,
@@ -465,7 +466,7 @@ def _check_deletable(key: Key, user: str) -> None:
 
 def _recovery_key_set(state: State, change: e.RecoveryKeySet) -> tuple[Put, ...]:
     _authorize(state, change.actor, Operation.SET_RECOVERY_KEY)
-    _need(len(change.point) == 97, "recovery-rule", "a recovery key is a P-384 point of 97 bytes")
+    _need(is_p384_point(change.point), "recovery-rule", "a recovery key is a P-384 point")
     _need(
         2 <= change.threshold <= change.shares <= 16,
         "recovery-rule",

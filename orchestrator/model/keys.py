@@ -7,6 +7,7 @@ Attribute names, defaults and set rules follow the CloudHSM CLI's key attribute 
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -178,8 +179,9 @@ def check_attributes(attributes: Attributes) -> None:
 
 
 def check_label(label: str) -> str:
-    """Return `label`: at most 127 characters, none of them a control character."""
-    if len(label) > LABEL_CHARACTERS or any(ord(c) < 32 or ord(c) == 127 for c in label):
+    """Return `label`: at most 127 characters, none that controls or hides how others are shown."""
+    hidden = any(unicodedata.category(c)[0] == "C" or c in "\u2028\u2029" for c in label)
+    if len(label) > LABEL_CHARACTERS or hidden:
         raise RefusedError(
             "label-rule", f"a label has at most {LABEL_CHARACTERS} printable characters"
         )

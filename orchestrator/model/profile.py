@@ -131,7 +131,7 @@ class FirmwareProfile(msgspec.Struct, frozen=True, kw_only=True):
         """
         try:
             keys = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as exc:
+        except (ValueError, RecursionError) as exc:  # TOMLDecodeError, and what it leaves out
             raise ProfileError(source, "(none)", f"not TOML: {exc}; correct the syntax") from exc
         known = {field.name: field for field in msgspec.structs.fields(cls)}
         for key in sorted(keys.keys() - known):

@@ -23,6 +23,7 @@ from orchestrator.model.entries import Credential, Member, decode
 from orchestrator.model.errors import RefusedError, TamperedError
 
 RSA_BITS_MIN: Final = 2048
+_P256_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 CERTIFICATE_BYTES_MAX: Final = 20_000
 _UNREADABLE: Final = (
     ValueError,
@@ -58,6 +59,25 @@ def check_ed25519(public: bytes, message: bytes, signature: bytes, what: str) ->
         ed25519.Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
     except (InvalidSignature, ValueError) as exc:
         raise TamperedError(f"{what}: the signature does not verify") from exc
+
+
+def is_p384_point(point: bytes) -> bool:
+    """Tell whether these are the 97 bytes of an uncompressed point on P-384."""
+    try:
+        ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP384R1(), point)
+    except ValueError:
+        return False
+    return len(point) == 97
+
+
+def low_s(signature: bytes) -> bytes:
+    """Return the one of an ECDSA P-256 signature's two forms whose s is in the lower half.
+
+    Anybody can turn (r, s) into (r, n - s), which verifies too: what is hashed with its signature
+    must have one form (as in Bitcoin's BIP 62, rule 5).
+    """
+    r, s = signature[:32], int.from_bytes(signature[32:], "big")
+    return r + min(s, _P256_ORDER - s).to_bytes(32, "big")
 
 
 def check_rsa(public: bytes, digest: bytes, signature: bytes, what: str) -> None:

@@ -354,3 +354,50 @@ def test_a_cluster_lives_in_a_home_of_the_longest_path(tmp_path: Path) -> None:
         lab.destroy(home, include_backups=True)
     assert not processes_of(home)
     assert sorted(home.iterdir()) == []
+
+
+@pytest.mark.softhsm
+def test_ids_zones_and_hosts_that_are_not_there(tmp_path: Path) -> None:
+    job = demo.Demo(tmp_path / "home", lambda _: None, lambda _: None)
+    try:
+        for step in (job.up, job.create, job.ceremony):
+            step()
+        plane, cluster = job.plane, job.cluster
+        [last] = plane.hsms(cluster)
+        directory = plane.infrastructure.hsm_directory(last.host, last.hsm_id)
+        before = sorted(path.name for path in (job.home / "lab" / "hosts").rglob("hsm-*"))
+        strange = ["", "..", "../lab-1a", "lab-1a\n", "LAB-1A", "lab-9z", "lab-1a,lab-1b", "\0"]
+        for zone in strange:
+            with pytest.raises(NotFoundError, match="has lab-1a, lab-1b, lab-1c"):
+                plane.create_hsm(cluster, zone)
+            with pytest.raises(NotFoundError, match="there are lab-1a, lab-1b, lab-1c"):
+                plane.create_cluster("hsm2m.medium", (zone,), None, None)
+        for host in (*strange, "host-1b", "../host-1b"):
+            with pytest.raises(NotFoundError, match="cloister host list"):
+                plane.create_hsm(cluster, "lab-1a", host=host)
+        for hsm in (*BAD_IDS, "hsm-notofours22", last.hsm_id[:-1], last.hsm_id.upper()):
+            with pytest.raises(NotFoundError, match="cloister hsm list"):
+                plane.delete_hsm(cluster, hsm, force=True)
+        for other in ("", "cluster-notofours22", f"../{cluster}", cluster[:-1]):
+            with pytest.raises(NotFoundError, match="cloister cluster list"):
+                plane.create_hsm(other, "lab-1a")
+            with pytest.raises(NotFoundError, match="cloister cluster list"):
+                plane.delete_cluster(other)
+        assert [view.hsm_id for view in plane.hsms(cluster)] == [last.hsm_id]
+        assert [row.cluster_id for row in plane.records.clusters()] == [cluster]
+        found = sorted(path.name for path in (job.home / "lab" / "hosts").rglob("hsm-*"))
+        assert found == before
+        # The last one: refused without a recovery key, and then not touched; allowed by force.
+        with pytest.raises(RefusedError, match=r"recovery create-shares.*--force") as caught:
+            plane.delete_hsm(cluster, last.hsm_id, force=False)
+        assert caught.value.code == "last-hsm"
+        assert plane.hsms(cluster)[0].state == "ACTIVE"
+        job._login(Role.ADMIN, "admin")
+        plane.delete_hsm(cluster, last.hsm_id, force=True)
+        assert plane.hsms(cluster) == []
+        assert not directory.exists()
+        plane.delete_cluster(cluster)
+        assert plane.clusters() == []
+    finally:
+        job.close()
+        lab.destroy(job.home, include_backups=True)

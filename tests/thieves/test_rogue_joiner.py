@@ -227,7 +227,7 @@ def test_a_request_answers_the_member_that_asked(scene: Scene) -> None:
     refused_as_replay(scene, start(scene.job, scene.genuine, challenge(scene.job, other)))
 
 
-@pytest.mark.parametrize("nonce", [b"", bytes(32), secrets.token_bytes(32)])
+@pytest.mark.parametrize("nonce", [b"", bytes(32), b"\x07" * 32])
 def test_a_request_answers_a_challenge(scene: Scene, nonce: bytes) -> None:
     refused_as_replay(scene, start(scene.job, scene.genuine, nonce))
 

@@ -1,0 +1,281 @@
+"""Keys in use, from a client's session to the token: attributes, session keys, ECDH, FIPS mode."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_public_key,
+)
+
+from orchestrator.client.balancer import Balancer
+from orchestrator.client.session import Session
+from orchestrator.model.errors import OrchestratorError, RemoteError
+from orchestrator.model.fips import CURVE_STRENGTH_BITS, HASH_STRENGTH_BITS
+from orchestrator.model.key_spec import (
+    CURVE_BITS,
+    Agreement,
+    CipherMechanism,
+    CipherScheme,
+    Curve,
+    HashFunction,
+    Kdf,
+    KeyClass,
+    KeySpec,
+    KeyType,
+    MacMechanism,
+    SignMechanism,
+    SignScheme,
+)
+from orchestrator.model.keys import SESSION_KEY_BIT, Key
+from orchestrator.model.roles import Role
+from orchestrator.wire import messages as m
+from tests.stateful.harness import CLUSTER, PASSWORD, FakeStream, LocalCluster
+
+AES = KeySpec(KeyType.AES, 256)
+SECRET = KeySpec(KeyType.GENERIC_SECRET, 256)
+RSA = KeySpec(KeyType.RSA, 2048, None, 65537)
+EC = {curve: KeySpec(KeyType.EC, bits, curve) for curve, bits in CURVE_BITS.items()}
+
+
+def draft(key_class: KeyClass = KeyClass.SECRET, **attributes: str) -> m.KeyDraft:
+    given = tuple((name.replace("_", "-"), value) for name, value in attributes.items())
+    return m.KeyDraft(key_class, "key", given)
+
+
+def pair(public: Mapping[str, str], private: Mapping[str, str]) -> tuple[m.KeyDraft, ...]:
+    return draft(KeyClass.PUBLIC, **public), draft(KeyClass.PRIVATE, **private)
+
+
+class Used:
+    """A cluster and the session of a crypto user."""
+
+    def __init__(self, directory: Path) -> None:
+        self.cluster = LocalCluster(directory)
+        source = {x.id: (lambda x=x: FakeStream(x)) for x in self.cluster.members}
+        balancer = Balancer(CLUSTER, self.cluster.anchor, lambda: source, self.cluster.clock)
+        clock = self.cluster.clock
+        self.session = Session(balancer, clock, Role.CRYPTO_USER, "cu").login(PASSWORD)
+
+    def make(self, spec: KeySpec, *drafts: m.KeyDraft) -> tuple[Key, ...]:
+        return self.change(m.GenerateKeys(spec, drafts))
+
+    def change(self, change: m.ChangeRequest) -> tuple[Key, ...]:
+        outcome = self.cluster.controller.change(lambda _: change, ticket=self.session.ticket())
+        self.session.heard(outcome.report.seq)
+        return outcome.keys
+
+    def close(self) -> None:
+        self.session.close()
+        self.cluster.close()
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Used]:
+    made = Used(tmp_path_factory.mktemp("used"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def base(used: Used) -> Key:
+    """An EC private key that may derive."""
+    return used.make(EC[Curve.P256], *pair({}, {"derive": "true"}))[1]
+
+
+def code_of(action: Callable[..., object], *given: object, **named: object) -> str:
+    """Return the code that a call is refused with."""
+    with pytest.raises(OrchestratorError) as caught:
+        action(*given, **named)
+    return caught.value.code
+
+
+def peer_of(key: Key) -> tuple[Agreement, bytes]:
+    """Return a peer's point, and the secret that it shares with `key`."""
+    public = load_der_public_key(key.public)
+    assert isinstance(public, ec.EllipticCurvePublicKey)
+    own = ec.generate_private_key(public.curve)
+    point = own.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    return Agreement(point), own.exchange(ec.ECDH(), public)
+
+
+# --- attributes decide ---
+
+
+def test_each_use_needs_its_attribute(used: Used) -> None:
+    session = used.session
+    [mute] = used.make(AES, draft(sign="false", verify="false"))
+    [secret] = used.make(SECRET, draft(sign="false", verify="false"))
+    public, private = used.make(RSA, *pair({"encrypt": "true"}, {}))
+    cmac, sha256 = MacMechanism.AES_CMAC, MacMechanism.HMAC_SHA256
+    for scheme in set(CipherScheme) - {CipherScheme.RSA_OAEP}:
+        mechanism = CipherMechanism(scheme)
+        assert code_of(session.encrypt, mute.ref, bytes(16), mechanism=mechanism) == "key-usage"
+        assert code_of(session.decrypt, mute.ref, bytes(64), mechanism=mechanism) == "key-usage"
+    assert code_of(session.mac, mute.ref, cmac, b"x") == "key-usage"
+    assert code_of(session.mac, secret.ref, sha256, b"x") == "key-usage"
+    assert code_of(session.verify_mac, mute.ref, cmac, b"x", bytes(16)) == "key-usage"
+    assert code_of(session.verify_mac, secret.ref, sha256, b"x", bytes(32)) == "key-usage"
+    oaep = CipherMechanism(CipherScheme.RSA_OAEP, hash=HashFunction.SHA1)
+    sealed = session.encrypt(public.ref, b"x", mechanism=oaep)
+    for key in (public, private):
+        assert code_of(session.decrypt, key.ref, sealed, mechanism=oaep) == "key-usage"
+
+
+def test_oaep_is_sealed_by_the_client_and_opened_by_the_hsm(used: Used) -> None:
+    session = used.session
+    public, private = used.make(RSA, *pair({"encrypt": "true"}, {"decrypt": "true"}))
+    oaep = CipherMechanism(CipherScheme.RSA_OAEP, hash=HashFunction.SHA1)
+    before = session.statistics.requests
+    sealed = session.encrypt(public.ref, b"to the HSM", mechanism=oaep)
+    assert session.statistics.requests == before + 1  # that asked for the public half
+    assert session.decrypt(private.ref, sealed, mechanism=oaep) == b"to the HSM"
+    assert code_of(session.encrypt, private.ref, b"x", b"aad", mechanism=oaep) == "usage"
+    asked = m.Encrypt(session.ticket(), 0, public.ref, oaep, b"x")
+    assert code_of(session.balancer.call, lambda _: asked) == "key-usage"
+    [aes] = used.make(AES, draft())
+    assert code_of(session.encrypt, aes.ref, b"x", mechanism=oaep) == "key-usage"
+
+
+def test_simple_calls_are_gcm(used: Used) -> None:
+    session = used.session
+    [key] = used.make(AES, draft(encrypt="true", decrypt="true"))
+    sealed = session.encrypt(key.ref, b"x", b"aad")
+    assert len(sealed) == 12 + 1 + 16
+    same = CipherMechanism(CipherScheme.AES_GCM, aad=b"aad")
+    assert session.decrypt(key.ref, sealed, mechanism=same) == b"x"
+    assert code_of(session.decrypt, key.ref, sealed, b"other") == "blob-refused"
+    padded = CipherMechanism(CipherScheme.AES_CBC_PAD)
+    sealed = session.encrypt(key.ref, b"x", mechanism=padded)
+    assert session.decrypt(key.ref, sealed, mechanism=padded) == b"x"
+
+
+def test_macs_are_made_by_default_and_verified_in_the_hsm(used: Used) -> None:
+    session = used.session
+    for spec, mechanism in ((AES, MacMechanism.AES_CMAC), (SECRET, MacMechanism.HMAC_SHA256)):
+        [key] = used.make(spec, draft())
+        mac = session.mac(key.ref, mechanism, b"data")
+        session.verify_mac(key.ref, mechanism, b"data", mac)
+        bad = bytes([mac[0] ^ 1]) + mac[1:]
+        assert code_of(session.verify_mac, key.ref, mechanism, b"data", bad) == "signature-invalid"
+        [verifier] = used.make(spec, draft(sign="false"))
+        assert code_of(session.mac, verifier.ref, mechanism, b"data") == "key-usage"
+
+
+# --- ECDH ---
+
+
+def test_a_derived_token_key_is_its_peers(used: Used, base: Key) -> None:
+    agreement, secret = peer_of(base)
+    wanted = draft(encrypt="true", decrypt="true")
+    one, other = (used.change(m.DeriveKeys(base.ref, agreement, AES, wanted))[0] for _ in range(2))
+    assert one.ref != other.ref
+    assert one.check_value == other.check_value
+    sealed = used.session.encrypt(one.ref, b"x")
+    assert used.session.decrypt(other.ref, sealed) == b"x"
+    assert AESGCM(secret).decrypt(sealed[:12], sealed[12:], None) == b"x"
+    for machine in used.cluster.machines:
+        assert machine.hsm is not None
+        assert machine.hsm.core.state.key(one.ref).blob
+
+
+def test_a_derived_session_key_lives_where_it_was_made(used: Used, base: Key) -> None:
+    session = used.session
+    agreement, secret = peer_of(base)
+    key = session.derive_session_key(base.ref, agreement, SECRET, draft(sign="true"))
+    assert key.ref & SESSION_KEY_BIT
+    assert (key.attributes.token, key.attributes.local, key.blob) == (False, False, b"")
+    expected = hmac.digest(secret, b"x", "sha256")
+    assert session.mac(key.ref, MacMechanism.HMAC_SHA256, b"x") == expected
+    # A session key may itself be the base of one; it is found where it lives.
+    _, private = session.make_session_keys(EC[Curve.P521], pair({}, {"derive": "true"}))
+    agreement, secret = peer_of(private)
+    key = session.derive_session_key(private.ref, agreement, AES, draft(sign="true"))
+    mac = session.mac(key.ref, MacMechanism.AES_CMAC, b"x")
+    again = session.derive_session_key(private.ref, agreement, AES, draft(verify="true"))
+    session.verify_mac(again.ref, MacMechanism.AES_CMAC, b"x", mac)
+    change = m.DeriveKeys(private.ref, agreement, AES, draft())
+    assert code_of(used.change, change) == "not-found"  # no ledger knows it
+
+
+def test_a_derived_key_is_guarded_as_its_base_is(used: Used, base: Key) -> None:
+    agreement, _ = peer_of(base)
+    loose = used.change(m.DeriveKeys(base.ref, agreement, AES, draft()))[0].attributes
+    assert (loose.extractable, loose.never_extractable, loose.local) == (True, False, False)
+    assert (loose.sensitive, loose.always_sensitive) == (True, True)
+    assert (loose.sign, loose.verify, loose.encrypt) == (False, False, False)
+    kept = used.change(m.DeriveKeys(base.ref, agreement, AES, draft(extractable="false")))[0]
+    assert (kept.attributes.extractable, kept.attributes.never_extractable) == (False, False)
+    guarded = {"derive": "true", "extractable": "false", "wrap_with_trusted": "true"}
+    strict = used.make(EC[Curve.P256], *pair({}, guarded))[1]
+    bound = used.change(m.DeriveKeys(strict.ref, agreement, AES, draft()))[0].attributes
+    assert (bound.extractable, bound.never_extractable, bound.wrap_with_trusted) == (
+        False, True, True,
+    )  # fmt: skip
+    for asked in (draft(extractable="true"), draft(wrap_with_trusted="false")):
+        change = m.DeriveKeys(strict.ref, agreement, AES, asked)
+        assert code_of(used.change, change) == "attribute-conflict"
+
+
+def test_deriving_is_refused_by_name(used: Used, base: Key) -> None:
+    agreement, _ = peer_of(base)
+    point = agreement.point
+    public, mute = used.make(EC[Curve.P256], *pair({}, {}))
+    [secret] = used.make(AES, draft(derive="true"))
+    good = draft()
+    refused = {
+        "key-usage": [(public.ref, agreement, AES, good), (mute.ref, agreement, AES, good)],
+        "key-spec": [(base.ref, agreement, KeySpec(KeyType.GENERIC_SECRET, 264), good),
+                     (base.ref, agreement, RSA, good)],
+        "blob-refused": [(base.ref, Agreement(point[:-1]), AES, good)],
+        "mechanism-unavailable": [(base.ref, Agreement(point, Kdf.SHA256), AES, good)],
+        "not-found": [(1, agreement, AES, good)],
+        "usage": [(base.ref, agreement, AES, draft(KeyClass.PUBLIC))],
+        "attribute-read-only": [(base.ref, agreement, AES, draft(local="true"))],
+    }  # fmt: skip
+    assert code_of(used.change, m.DeriveKeys(secret.ref, agreement, AES, good)) == "key-usage"
+    for code, asked in refused.items():
+        for ref, with_peer, spec, shape in asked:
+            change = m.DeriveKeys(ref, with_peer, spec, shape)
+            assert code_of(used.change, change) == code
+            derive = used.session.derive_session_key
+            assert code_of(derive, ref, with_peer, spec, shape) == code
+
+
+# --- FIPS mode ---
+
+
+@pytest.mark.parametrize("curve", list(Curve))
+def test_fips_mode_bars_hashes_weaker_than_the_curve(used: Used, curve: Curve) -> None:
+    """The cluster is in FIPS mode; verification is never barred."""
+    session = used.session
+    public, private = used.make(EC[curve], *pair({"verify": "true"}, {"sign": "true"}))
+    strength, barred = CURVE_STRENGTH_BITS[curve], []
+    for hash_function in HashFunction:
+        asked = (private, b"x", SignScheme.ECDSA, hash_function)
+        if HASH_STRENGTH_BITS[hash_function] < strength:
+            with pytest.raises(RemoteError, match=r"NON_FIPS clusters of hsm2m\.medium") as caught:
+                session.sign_data(*asked)
+            assert caught.value.code == "fips-mode"
+            barred.append(hash_function)
+        else:
+            signature = session.sign_data(*asked)
+            session.verify_data(public, b"x", signature, SignScheme.ECDSA, hash_function)
+    assert barred == list(HashFunction)[: {128: 2, 192: 3, 256: 4}[strength]]
+
+
+def test_fips_mode_bars_no_more_than_the_original(used: Used) -> None:
+    _, private = used.make(RSA, *pair({}, {"sign": "true"}))
+    digest = hashlib.sha1(b"x", usedforsecurity=False).digest()
+    mechanism = SignMechanism(SignScheme.RSA_PKCS, HashFunction.SHA1)
+    assert used.session.sign(private.ref, mechanism, digest)
+    [short] = used.make(KeySpec(KeyType.GENERIC_SECRET, 104), draft())
+    assert used.session.mac(short.ref, MacMechanism.HMAC_SHA1, b"x")

@@ -1,0 +1,146 @@
+"""Every mechanism through every layer: a client's session, HSM processes, real tokens."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterator
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_public_key,
+)
+
+from orchestrator.client.session import Session
+from orchestrator.lab import demo, lab
+from orchestrator.model.errors import RemoteError
+from orchestrator.model.key_spec import (
+    CURVE_BITS,
+    Agreement,
+    CipherMechanism,
+    CipherScheme,
+    Curve,
+    HashFunction,
+    KeyClass,
+    KeySpec,
+    KeyType,
+    MacMechanism,
+    SignScheme,
+)
+from orchestrator.model.keys import Key
+from orchestrator.model.roles import Role
+from orchestrator.wire import messages as m
+
+pytestmark = [pytest.mark.softhsm, pytest.mark.timeout(120)]
+AES = KeySpec(KeyType.AES, 256)
+SECRET = KeySpec(KeyType.GENERIC_SECRET, 512)
+RSA = KeySpec(KeyType.RSA, 2048, None, 65537)
+# As long as the curve is strong: the cluster is in FIPS mode.
+HASHES = {
+    Curve.P256: HashFunction.SHA256,
+    Curve.P384: HashFunction.SHA384,
+    Curve.P521: HashFunction.SHA512,
+    Curve.SECP256K1: HashFunction.SHA256,
+}
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[demo.Demo]:
+    """An active cluster of three HSMs with users."""
+    made = demo.Demo(tmp_path_factory.mktemp("lab") / "home", lambda _: None, lambda _: None)
+    try:
+        for step in (made.up, made.create, made.ceremony, made.join, made.users):
+            step()
+        yield made
+    finally:
+        made.close()
+        lab.destroy(made.home, include_backups=True)
+
+
+@pytest.fixture(scope="module")
+def session(job: demo.Demo) -> Session:
+    return job._login(Role.CRYPTO_USER, "cu1")
+
+
+def draft(key_class: KeyClass = KeyClass.SECRET, **attributes: str) -> m.KeyDraft:
+    return m.KeyDraft(key_class, "key", tuple(attributes.items()))
+
+
+def make(job: demo.Demo, session: Session, spec: KeySpec, *drafts: m.KeyDraft) -> tuple[Key, ...]:
+    return job.plane.changes(job.cluster, session).generate_keys(spec, drafts)[1]
+
+
+@pytest.mark.parametrize("curve", list(Curve))
+def test_every_curve(job: demo.Demo, session: Session, curve: Curve) -> None:
+    spec = KeySpec(KeyType.EC, CURVE_BITS[curve], curve)
+    halves = (draft(KeyClass.PUBLIC), draft(KeyClass.PRIVATE, sign="true", derive="true"))
+    public, private = make(job, session, spec, *halves)
+    signature = session.sign_data(private, b"data", SignScheme.ECDSA, HASHES[curve])
+    session.verify_data(public, b"data", signature, SignScheme.ECDSA, HASHES[curve])
+
+    theirs = load_der_public_key(public.public)
+    assert isinstance(theirs, ec.EllipticCurvePublicKey)
+    own = ec.generate_private_key(theirs.curve)
+    point = own.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    value = own.exchange(ec.ECDH(), theirs)[-32:]
+    change = m.DeriveKeys(private.ref, Agreement(point), AES, draft(encrypt="true", decrypt="true"))
+    outcome = job.plane.controller(job.cluster).change(lambda _: change, ticket=session.ticket())
+    [derived] = outcome.keys
+    session.heard(outcome.report.seq)
+    sealed = AESGCM(value).encrypt(bytes(12), b"from the peer", None)
+    assert session.decrypt(derived.ref, bytes(12) + sealed) == b"from the peer"
+    agreement = Agreement(point)
+    temporary = session.derive_session_key(private.ref, agreement, AES, draft(encrypt="true"))
+    assert session.decrypt(derived.ref, session.encrypt(temporary.ref, b"x")) == b"x"
+
+
+def test_ciphers_and_macs(job: demo.Demo, session: Session) -> None:
+    [aes] = make(job, session, AES, draft(encrypt="true", decrypt="true"))
+    for scheme in set(CipherScheme) - {CipherScheme.RSA_OAEP}:
+        mechanism = CipherMechanism(scheme)
+        sealed = session.encrypt(aes.ref, b"p" * 32, mechanism=mechanism)
+        assert session.decrypt(aes.ref, sealed, mechanism=mechanism) == b"p" * 32
+    big = bytes(m.PLAINTEXT_BYTES_MAX)
+    padded = CipherMechanism(CipherScheme.AES_CBC_PAD)
+    sealed = session.encrypt(aes.ref, big, mechanism=padded)
+    assert session.decrypt(aes.ref, sealed, mechanism=padded) == big
+    [secret] = make(job, session, SECRET, draft())
+    for mac_mechanism in MacMechanism:
+        key = aes if mac_mechanism is MacMechanism.AES_CMAC else secret
+        mac = session.mac(key.ref, mac_mechanism, b"data")
+        session.verify_mac(key.ref, mac_mechanism, b"data", mac)
+        with pytest.raises(RemoteError) as caught:
+            session.verify_mac(key.ref, mac_mechanism, b"other", mac)
+        assert (caught.value.code, caught.value.exit_status) == ("signature-invalid", 1)
+
+
+def test_oaep_and_its_limit(job: demo.Demo, session: Session) -> None:
+    halves = (draft(KeyClass.PUBLIC, encrypt="true"), draft(KeyClass.PRIVATE, decrypt="true"))
+    public, private = make(job, session, RSA, *halves)
+    sha1 = CipherMechanism(CipherScheme.RSA_OAEP, hash=HashFunction.SHA1)
+    sealed = session.encrypt(public.ref, b"x", mechanism=sha1)
+    assert session.decrypt(private.ref, sealed, mechanism=sha1) == b"x"
+    sha256 = CipherMechanism(CipherScheme.RSA_OAEP, hash=HashFunction.SHA256)
+    sealed = session.encrypt(public.ref, b"x", mechanism=sha256)
+    wanted = r"profile hsm2m\.medium has no mechanism CKM_RSA_PKCS_OAEP with sha256"
+    with pytest.raises(RemoteError, match=wanted) as caught:
+        session.decrypt(private.ref, sealed, mechanism=sha256)
+    assert caught.value.code == "mechanism-unavailable"
+
+
+def test_hmac_with_an_agreed_key(session: Session) -> None:
+    spec = KeySpec(KeyType.EC, 384, Curve.P384)
+    halves = (draft(KeyClass.PUBLIC), draft(KeyClass.PRIVATE, derive="true"))
+    public, private = session.make_session_keys(spec, halves)
+    theirs = load_der_public_key(public.public)
+    assert isinstance(theirs, ec.EllipticCurvePublicKey)
+    own = ec.generate_private_key(ec.SECP384R1())
+    point = own.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    shorter = KeySpec(KeyType.GENERIC_SECRET, 256)
+    key = session.derive_session_key(private.ref, Agreement(point), shorter, draft(sign="true"))
+    value = own.exchange(ec.ECDH(), theirs)[-32:]
+    mac = session.mac(key.ref, MacMechanism.HMAC_SHA256, b"data")
+    assert mac == hmac.digest(value, b"data", "sha256")
