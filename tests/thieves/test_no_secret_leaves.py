@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -122,8 +124,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         try:
             follow(made, watched)
         finally:
-            watched.kill()
-            lab.destroy(made.home, include_backups=True)
+            # The recorder last: whom it leaves behind can write and send no more.
+            for pid in traced_by(watched.pid):
+                os.kill(pid, signal.SIGKILL)
     made.learn()
     made.places |= capture.read(trace)
     return made
