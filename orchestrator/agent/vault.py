@@ -19,7 +19,12 @@ from typing import Final, TypeVar
 import msgspec
 
 from orchestrator.model.entries import NO_HASH, Entry, Record, decode, encode
-from orchestrator.model.errors import OrchestratorError, StorageError, TamperedError
+from orchestrator.model.errors import (
+    MalformedError,
+    OrchestratorError,
+    StorageError,
+    TamperedError,
+)
 from orchestrator.model.state import Put, State, StoredRow, Table
 from orchestrator.tokens.store import BlobRefusedError, TokenStore
 from orchestrator.wire.messages import AuditRecord
@@ -152,11 +157,15 @@ class Vault:
                 "SELECT seq, hash, header, signature, body FROM entries ORDER BY seq"
             ):
                 entry = Entry(*row[2:])
-                header = entry.parse_header()
+                damaged = f"entry {row[0]} of the HSM's state is damaged or missing"
+                try:
+                    header = entry.parse_header()
+                except MalformedError as exc:
+                    raise TamperedError(damaged) from exc
                 follows = not prev or (header.seq, header.prev) == (place + 1, prev)
                 is_itself = (header.seq, entry.hash) == (row[0], row[1])
                 if not (follows and is_itself and entry.is_whole(header)):
-                    raise TamperedError(f"entry {row[0]} of the HSM's state is damaged or missing")
+                    raise TamperedError(damaged)
                 place, prev = header.seq, entry.hash
         if prev and (place, prev) != (head.seq, head.head):
             raise TamperedError(f"entry {head.seq} of the HSM's state is damaged or missing")

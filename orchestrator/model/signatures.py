@@ -74,9 +74,12 @@ def low_s(signature: bytes) -> bytes:
     """Return the one of an ECDSA P-256 signature's two forms whose s is in the lower half.
 
     Anybody can turn (r, s) into (r, n - s), which verifies too: what is hashed with its signature
-    must have one form (as in Bitcoin's BIP 62, rule 5).
+    must have one form (as in Bitcoin's BIP 62, rule 5). Bytes whose s is no number below the
+    order are returned as they are: no signature, and for `check_ecdsa` to refuse.
     """
     r, s = signature[:32], int.from_bytes(signature[32:], "big")
+    if s >= _P256_ORDER:
+        return signature
     return r + min(s, _P256_ORDER - s).to_bytes(32, "big")
 
 

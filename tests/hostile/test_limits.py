@@ -235,7 +235,7 @@ def test_key_ids() -> None:
 def test_request_ids_that_are_none(cluster: LocalCluster, request_id: str) -> None:
     head = cluster.ledger.head()
     asked = m.Prepare(cluster.ticket, request_id, m.DeleteKey(1), 0)
-    with pytest.raises(RemoteError, match="1 to 64 ASCII") as caught:
+    with pytest.raises(RemoteError, match="1 to 64 printable ASCII") as caught:
         cluster.controller.roster.call(cluster.machines[0].id, asked)
     assert caught.value.exit_status == 2
     assert cluster.ledger.head() == head

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from orchestrator.model import entries as e
 from orchestrator.model.decisions import decide
@@ -199,10 +201,21 @@ def test_ended_logins_are_forgotten_in_time(state: State) -> None:
 
 
 def test_recovery_keys(state: State) -> None:
-    do(state, e.RecoveryKeySet(CO, bytes(97), 3, 5))
+    point = (
+        ec.derive_private_key(7, ec.SECP384R1())
+        .public_key()
+        .public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    )
+    do(state, e.RecoveryKeySet(CO, point, 3, 5))
     assert state.meta.recovery_threshold == 3
-    for point, threshold, shares in ((bytes(65), 3, 5), (bytes(97), 1, 5), (bytes(97), 6, 5)):
-        assert refused(state, e.RecoveryKeySet(CO, point, threshold, shares)) == "recovery-rule"
+    for wrong, threshold, shares in (
+        (bytes(65), 3, 5),
+        (b"\4" + bytes(96), 3, 5),
+        (point[:33], 3, 5),
+        (point, 1, 5),
+        (point, 6, 5),
+    ):
+        assert refused(state, e.RecoveryKeySet(CO, wrong, threshold, shares)) == "recovery-rule"
 
 
 @pytest.mark.parametrize(
