@@ -7,10 +7,12 @@ command logs in with what the environment said; passwords are asked for without 
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from orchestrator.cli import credentials
 from orchestrator.cli.cloudhsm.syntax import Given
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from orchestrator.control.changes import Changes
     from orchestrator.control.plane import ControlPlane
     from orchestrator.wire.messages import KeyPage
+
+
+PATIENCE_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -59,6 +64,7 @@ class Console:
         self._sessions: dict[ClusterId, Session] = {}
         self._last: ClusterId | None = None
         self._homes: dict[ClusterId, str] = {}
+        self._patience: threading.Timer | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -169,6 +175,19 @@ class Console:
 
     # --- the person ---
 
+    @contextmanager
+    def patience(self) -> Iterator[None]:
+        """Say on a terminal that a command takes long, unless it asks something first."""
+        text = "waiting for the cluster; Ctrl-C interrupts\n"
+        self._patience = threading.Timer(PATIENCE_S, lambda: sys.stderr.write(text))
+        self._patience.daemon = True
+        if sys.stderr.isatty():
+            self._patience.start()
+        try:
+            yield
+        finally:
+            self._patience.cancel()
+
     def password(self, given: Given) -> bytes:
         """Return the password of a user who exists."""
         typed = given.maybe("--password")
@@ -195,6 +214,8 @@ class Console:
     def _need_person(self, what: str) -> None:
         if not credentials.is_interactive():
             raise LoginNeededError(f"{what} is needed, and there is no terminal to ask on")
+        if self._patience is not None:
+            self._patience.cancel()
 
     def warn_unless_interactive(self, text: str) -> None:
         """Say something on stderr, where it disturbs no result."""

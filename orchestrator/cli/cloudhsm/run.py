@@ -33,7 +33,8 @@ def answer(console: Console, given: Given) -> Answer:
     try:
         module, _, function = given.command.action.partition(":")
         act = getattr(import_module(f"orchestrator.cli.cloudhsm.{module}"), function)
-        return Answer(0, act(console, given))
+        with console.patience():
+            return Answer(0, act(console, given))
     except OrchestratorError as exc:
         return Answer(1, str(exc))
     except Exception as exc:  # noqa: BLE001  # the last line of defence: the shell goes on

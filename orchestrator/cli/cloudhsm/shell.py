@@ -135,6 +135,7 @@ def _prompt_session(console: Console) -> PromptSession[str]:
         Transformation,
         TransformationInput,
     )
+    from prompt_toolkit.shortcuts import CompleteStyle
 
     lookup = Lookup(lambda: _clusters(console), lambda: _users(console), lambda: _labels(console))
 
@@ -146,6 +147,8 @@ def _prompt_session(console: Console) -> PromptSession[str]:
         ) -> Iterable[Completion]:
             del complete_event
             found, length = complete(INTERACTIVE, document.text_before_cursor, lookup)
+            if len(found) == 1 and not found[0].endswith(("=", "/")):
+                found = [found[0] + " "]
             return [Completion(word, -length) for word in found]
 
     class Masking(Processor):
@@ -175,6 +178,7 @@ def _prompt_session(console: Console) -> PromptSession[str]:
         history=history,
         completer=TreeCompleter(),
         complete_while_typing=False,
+        complete_style=CompleteStyle.READLINE_LIKE,
         input_processors=[Masking()],
     )
 
