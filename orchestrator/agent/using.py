@@ -11,14 +11,8 @@ from orchestrator.agent.core import Caller, Core
 from orchestrator.agent.making import Making, token_key
 from orchestrator.model.entries import encode
 from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
-from orchestrator.model.fips import check_signature
-from orchestrator.model.key_spec import (
-    DIGEST_BYTES,
-    KeyClass,
-    KeyType,
-    SignMechanism,
-    SignScheme,
-)
+from orchestrator.model.fips import check_decryption, check_signature
+from orchestrator.model.key_spec import KeyClass, KeyType
 from orchestrator.model.keys import SESSION_KEY_BIT, Key, visible_to
 from orchestrator.tokens.store import Handle
 from orchestrator.wire import messages as m
@@ -26,10 +20,6 @@ from orchestrator.wire import messages as m
 SESSION_KEYS_MAX: Final = 1024
 RANDOM_BYTES_MAX: Final = 64 * 1024
 KEY_PAGE_BYTES_MAX: Final = 900 * 1024
-_SCHEMES: Final = {
-    KeyType.RSA: frozenset({SignScheme.RSA_PKCS, SignScheme.RSA_PSS}),
-    KeyType.EC: frozenset({SignScheme.ECDSA}),
-}
 
 
 class Using:
@@ -39,11 +29,11 @@ class Using:
         self._core, self._making = core, making
 
     def sign(self, asked: m.Sign, caller: Caller) -> m.Data:
-        """Sign a digest with a private key."""
+        """Sign a digest, or what a raw mechanism takes, with a private key."""
         key = self._key(asked.ref, caller)
         _need(key.key_class is KeyClass.PRIVATE and key.attributes.sign, key, "sign")
-        _check_mechanism(key, asked.mechanism, asked.digest)
-        check_signature(self._core.state.meta.mode, key.spec, asked.mechanism)
+        asked.mechanism.check(key.spec, asked.digest)
+        check_signature(self._core.state.meta.mode, key.spec, asked.mechanism, asked.digest)
         with self._use(key) as handle:
             return m.Data(self._core.store.sign(handle, asked.mechanism, asked.digest))
 
@@ -60,6 +50,7 @@ class Using:
         key = self._key(asked.ref, caller)
         _need(key.key_class is not KeyClass.PUBLIC and key.attributes.decrypt, key, "decrypt")
         _check_length(asked.ciphertext)
+        check_decryption(self._core.state.meta.mode, asked.mechanism)
         with self._use(key) as handle:
             return m.Data(self._core.store.decrypt(handle, asked.mechanism, asked.ciphertext))
 
@@ -77,7 +68,9 @@ class Using:
         _need(key.key_class is KeyClass.SECRET and key.attributes.verify, key, "verify")
         _check_length(asked.data)
         with self._use(key) as handle:
-            self._core.store.verify_mac(handle, asked.mechanism, asked.data, asked.mac)
+            self._core.store.verify_mac(
+                handle, asked.mechanism, asked.data, asked.mac, asked.length
+            )
         return m.Done()
 
     def random(self, asked: m.Random) -> m.Data:
@@ -175,17 +168,6 @@ def _need(condition: bool, key: Key, operation: str) -> None:  # an assertion
             "key-usage",
             f"key 0x{key.ref:016x} ({key.spec.type} {key.key_class}) has {operation}=false",
         )
-
-
-def _check_mechanism(key: Key, mechanism: SignMechanism, digest: bytes) -> None:
-    if mechanism.scheme not in _SCHEMES.get(key.spec.type, frozenset()):
-        raise RefusedError("key-usage", f"a key of type {key.spec.type} cannot {mechanism.scheme}")
-    expected = DIGEST_BYTES[mechanism.hash]
-    if len(digest) != expected:
-        raise UsageError(f"a {mechanism.hash} digest has {expected} bytes, not {len(digest)}")
-    room = key.spec.bits // 8 - expected - 2
-    if mechanism.scheme is SignScheme.RSA_PSS and not 0 <= mechanism.salt_bytes <= room:
-        raise UsageError(f"PSS salt: 0 to {room} bytes for this key and hash")
 
 
 def _check_length(data: bytes) -> None:

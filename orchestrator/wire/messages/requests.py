@@ -106,7 +106,7 @@ class ListKeys(Record, tag=True):
 
 
 class Sign(Record, tag=True):
-    """Sign a digest."""
+    """Sign a digest, or what a raw mechanism takes."""
 
     ticket: bytes
     seen: int
@@ -146,7 +146,11 @@ class Mac(Record, tag=True):
 
 
 class VerifyMac(Record, tag=True):
-    """Compare a MAC in the HSM: Done when it is right, refused when not."""
+    """Compare a MAC in the HSM: Done when it is right, refused when not.
+
+    `length` says how many of its bytes count, 0 that all do: the verifier's choice, for whoever
+    sends a shorter one must not make it so.
+    """
 
     ticket: bytes
     seen: int
@@ -154,6 +158,7 @@ class VerifyMac(Record, tag=True):
     mechanism: MacMechanism
     data: bytes
     mac: bytes
+    length: int = 0
 
 
 class Random(Record, tag=True):
