@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -19,7 +19,8 @@ from orchestrator.wire import messages as m
 
 SESSION_KEYS_MAX: Final = 1024
 RANDOM_BYTES_MAX: Final = 64 * 1024
-KEY_PAGE_BYTES_MAX: Final = 900 * 1024
+PAGE_BYTES_MAX: Final = 900 * 1024
+Item = TypeVar("Item", bound=msgspec.Struct)
 
 
 class Using:
@@ -98,12 +99,7 @@ class Using:
             if visible_to(key, caller.name, caller.role) and asked.filter.matches(key)
         ]
         page = [without_blob(key) for key in found[asked.offset : asked.offset + asked.limit]]
-        room = KEY_PAGE_BYTES_MAX
-        for number, key in enumerate(page):
-            room -= len(encode(key))
-            if room < 0:  # the caller goes on from here
-                return m.KeyPage(tuple(page[:number]), len(found))
-        return m.KeyPage(tuple(page), len(found))
+        return m.KeyPage(tuple(fitting(page)), len(found))
 
     def make_session_keys(self, asked: m.MakeSessionKeys, caller: Caller) -> m.KeyPage:
         """Make keys that exist here alone, until log-out or the end of this connection."""
@@ -150,6 +146,16 @@ class Using:
 
     def _use(self, key: Key) -> AbstractContextManager[Handle]:
         return self._core.loaded.use(key)
+
+
+def fitting(page: list[Item]) -> list[Item]:
+    """Return as much of a page as fits a frame; the caller goes on from there."""
+    room = PAGE_BYTES_MAX
+    for number, item in enumerate(page):
+        room -= len(encode(item))
+        if room < 0:
+            return page[:number]
+    return page
 
 
 def without_blob(key: Key) -> Key:

@@ -36,6 +36,7 @@ from orchestrator.model.key_spec import (
     SignScheme,
 )
 from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter
+from orchestrator.model.objects import ObjectFilter
 from orchestrator.model.roles import Role
 from orchestrator.wire import messages as m
 
@@ -116,6 +117,18 @@ class Session:
         if hsm is not None:
             return self.balancer.call_one(hsm, lambda _: request)
         return self.balancer.call(lambda _: request)
+
+    def list_objects(
+        self, object_filter: ObjectFilter, offset: int = 0, limit: int = 100
+    ) -> m.ObjectPage:
+        """Return a page of the certificates and data objects that match, and how many do in all.
+
+        A page ends early where it would not fit a frame: go on from what it holds.
+        """
+        return self._call(
+            lambda ticket, seen: m.ListObjects(ticket, seen, object_filter, offset, limit),
+            m.ObjectPage,
+        )
 
     # --- keys ---
 

@@ -119,6 +119,7 @@ class FirmwareProfile(msgspec.Struct, frozen=True, kw_only=True):
     curves: tuple[Curve, ...]
     price_per_hour: Decimal = Decimal(0)
     deprecated: _Text = ""
+    max_objects: _Count = 1024
 
     @property
     def is_deprecated(self) -> bool:

@@ -18,6 +18,7 @@ from orchestrator.model.key_spec import (
     SignMechanism,
 )
 from orchestrator.model.keys import KeyFilter
+from orchestrator.model.objects import ObjectFilter
 from orchestrator.model.roles import Role
 from orchestrator.wire.messages.changes import ChangeRequest, KeyDraft
 from orchestrator.wire.messages.signed import SignedGrant, SignedTries
@@ -194,6 +195,16 @@ class DropSessionKey(Record, tag=True):
     ref: int
 
 
+class ListObjects(Record, tag=True):
+    """List certificates and data objects; the ticket is empty for those that are not private."""
+
+    ticket: bytes
+    seen: int
+    filter: ObjectFilter
+    offset: int = 0
+    limit: int = 100
+
+
 class TakeSnapshot(Record, tag=True):
     """Seal the state to the backup key; fetch it with Download. `reason` is for people."""
 
@@ -280,6 +291,7 @@ Request = (
     | MakeSessionKeys | DeriveSessionKey | DropSessionKey
     | TakeSnapshot | CheckSnapshot | Upload | Download | JoinChallenge | JoinStart | JoinGrant
     | JoinAccept | RecoverStart | RecoverAccept | Pending | Zeroize | ReadAudit
+    | ListObjects
 )  # fmt: skip
 
 _request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
