@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from orchestrator.model.entries import Record, SignedJoinRequest
 from orchestrator.model.key_spec import Agreement, KeyClass, KeySpec
+from orchestrator.model.objects import ObjectDraft, ObjectEdit
 from orchestrator.model.roles import Role
 
 
@@ -133,6 +134,25 @@ class SetRecoveryKey(Record, tag=True):
     shares: int
 
 
+class PutObject(Record, tag=True):
+    """Store a certificate or a data object."""
+
+    draft: ObjectDraft
+
+
+class EditObject(Record, tag=True):
+    """Change a certificate or data object."""
+
+    ref: int
+    edit: ObjectEdit
+
+
+class DeleteObject(Record, tag=True):
+    """Delete a certificate or data object."""
+
+    ref: int
+
+
 ChangeRequest = (
     CreateCluster
     | InitializeCluster
@@ -151,4 +171,7 @@ ChangeRequest = (
     | DeriveKeys
     | DeleteKey
     | SetRecoveryKey
+    | PutObject
+    | EditObject
+    | DeleteObject
 )
