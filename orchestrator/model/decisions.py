@@ -13,7 +13,13 @@ import msgspec
 
 from orchestrator.model import entries as e
 from orchestrator.model.errors import RefusedError, TamperedError
-from orchestrator.model.key_decisions import check_deletable, keys_created
+from orchestrator.model.key_decisions import (
+    check_deletable,
+    key_changed,
+    key_shared,
+    key_unshared,
+    keys_created,
+)
 from orchestrator.model.roles import (
     APPLIANCE_NAME,
     Operation,
@@ -121,6 +127,12 @@ def _decide(
             return (Put(Table.KEYS, key_row(change.ref), None),)
         case e.RecoveryKeySet():
             return _recovery_key_set(state, change)
+        case e.KeyChanged():
+            return key_changed(state, change)
+        case e.KeyShared():
+            return key_shared(state, change)
+        case e.KeyUnshared():
+            return key_unshared(state, change)
         case _:
             assert_never(change)
 

@@ -6,6 +6,7 @@ import msgspec
 
 from orchestrator.model import entries as e
 from orchestrator.model.errors import RefusedError
+from orchestrator.model.key_decisions import shares_ended
 from orchestrator.model.roles import (
     APPLIANCE_NAME,
     LOGIN_ROLES,
@@ -37,7 +38,10 @@ def user_deleted(state: State, change: e.UserDeleted) -> tuple[Put, ...]:
     """Remove a user who may go."""
     authorize(state, change.actor, Operation.DELETE_USER)
     _require_deletable(state, change.role, change.name)
-    return (Put(Table.USERS, user_row(change.role, change.name), None),)
+    gone = Put(Table.USERS, user_row(change.role, change.name), None)
+    if change.role is Role.CRYPTO_USER:
+        return (gone, *shares_ended(state, change.name))
+    return (gone,)
 
 
 def _require_deletable(state: State, role: Role, name: str) -> None:

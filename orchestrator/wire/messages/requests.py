@@ -189,6 +189,15 @@ class DropSessionKey(Record, tag=True):
     ref: int
 
 
+class ChangeSessionKey(Record, tag=True):
+    """Change an attribute of a session key (CLI name and value)."""
+
+    ticket: bytes
+    ref: int
+    name: str
+    value: str
+
+
 class TakeSnapshot(Record, tag=True):
     """Seal the state to the backup key; fetch it with Download. `reason` is for people."""
 
@@ -275,6 +284,7 @@ Request = (
     | MakeSessionKeys | DeriveSessionKey | DropSessionKey
     | TakeSnapshot | CheckSnapshot | Upload | Download | JoinChallenge | JoinStart | JoinGrant
     | JoinAccept | RecoverStart | RecoverAccept | Pending | Zeroize | ReadAudit
+    | ChangeSessionKey
 )  # fmt: skip
 
 _request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
