@@ -205,6 +205,15 @@ class ListObjects(Record, tag=True):
     limit: int = 100
 
 
+class ChangeSessionKey(Record, tag=True):
+    """Change an attribute of a session key (CLI name and value)."""
+
+    ticket: bytes
+    ref: int
+    name: str
+    value: str
+
+
 class TakeSnapshot(Record, tag=True):
     """Seal the state to the backup key; fetch it with Download. `reason` is for people."""
 
@@ -292,6 +301,7 @@ Request = (
     | TakeSnapshot | CheckSnapshot | Upload | Download | JoinChallenge | JoinStart | JoinGrant
     | JoinAccept | RecoverStart | RecoverAccept | Pending | Zeroize | ReadAudit
     | ListObjects
+    | ChangeSessionKey
 )  # fmt: skip
 
 _request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
