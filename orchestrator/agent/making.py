@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from orchestrator.agent.core import Caller, Core
 from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
+from orchestrator.model.key_decisions import check_sharing
 from orchestrator.model.key_spec import Agreement, KeyClass, KeySpec, KeyType
 from orchestrator.model.keys import (
     SESSION_KEY_BIT,
@@ -15,6 +16,8 @@ from orchestrator.model.keys import (
     derived_attributes,
     new_attributes,
 )
+from orchestrator.model.quorum import use_digest
+from orchestrator.model.quorum_decisions import check_use
 from orchestrator.tokens.store import GeneratedKey
 from orchestrator.wire import messages as m
 
@@ -35,6 +38,8 @@ class Making:
         if [draft.key_class for draft in drafts] != wanted:
             raise UsageError(f"{spec.type} makes {' and '.join(wanted)}")
         # Every rule is checked before the token is asked: a refused request costs it nothing.
+        for draft in drafts:
+            self._check_users(draft, caller, token=token)
         shaped = [
             new_attributes(draft.key_class, spec, _requested(draft), token=token)
             for draft in drafts
@@ -64,7 +69,9 @@ class Making:
         spec.check_derived(base.spec)
         if draft.key_class is not KeyClass.SECRET:
             raise UsageError(f"ECDH makes {KeyClass.SECRET}")
+        self._check_users(draft, caller, token=token)
         attributes, key_id = derived_attributes(base.attributes, _requested(draft), token=token)
+        check_approved(self._core, "derive", base, caller, agreement, b"")
         with self._core.loaded.use(base) as handle:
             made = self._core.store.derive(handle, agreement, spec)
         return self._key(spec, draft, attributes, key_id, made, caller)
@@ -86,12 +93,21 @@ class Making:
             label=draft.label,
             id=key_id,
             owner=caller.name,
-            shared=(),
+            shared=draft.shared,
             attributes=attributes,
             blob=b"" if public else made.blob,
             public=made.public,
             check_value=made.check_value,
+            manage_quorum=draft.manage_quorum,
+            use_quorum=draft.use_quorum,
         )
+
+    def _check_users(self, draft: m.KeyDraft, caller: Caller, *, token: bool) -> None:
+        """Only a token key can be shared or guarded by a quorum: others do not see a session's."""
+        values = (draft.manage_quorum, draft.use_quorum)
+        if not token and (draft.shared or any(values)):
+            raise RefusedError("session-key", "a session key has neither shared users nor a quorum")
+        check_sharing(self._core.state, draft.key_class, caller.name, draft.shared, values)
 
     def _session_ref(self) -> int:
         return SESSION_KEY_BIT | (int.from_bytes(self._core.store.random(8), "big") >> 1)
@@ -103,6 +119,15 @@ def token_key(core: Core, ref: int, caller: Caller) -> Key:
     if not key.usable_by(caller.name):
         raise NotFoundError("key", f"0x{ref:016x}", "see `cloister key list`")
     return key
+
+
+def check_approved(
+    core: Core, operation: str, key: Key, caller: Caller, mechanism: object, data: bytes
+) -> None:
+    """Raise RefusedError unless a quorum key's use was approved, if this use must be."""
+    if key.use_quorum:
+        request = use_digest(operation, key.ref, caller.name, mechanism, data)
+        check_use(core.state, core.clock.now_ms(), key, operation, request)
 
 
 def _requested(draft: m.KeyDraft) -> Mapping[str, str]:

@@ -8,6 +8,7 @@ from orchestrator.model.entries import Credential, Entry, Record, SignedJoinRequ
 from orchestrator.model.errors import MalformedError, OrchestratorError, RemoteError
 from orchestrator.model.keys import Key
 from orchestrator.model.roles import Role
+from orchestrator.model.services import Service
 from orchestrator.model.state import Phase
 from orchestrator.wire.messages.changes import LockUser
 from orchestrator.wire.messages.signed import SignedGrant, SignedTries
@@ -101,12 +102,56 @@ class UserView(Record):
     name: str
     role: Role
     locked: bool
+    disabled: bool = False
+    mfa: bool = False
+    quorum: bool = False
 
 
 class UserPage(Record, tag=True):
     """All users."""
 
     users: tuple[UserView, ...]
+
+
+class TokenView(Record):
+    """A quorum token that waits. Times in Unix ms; `words` is empty unless it is bound."""
+
+    token: bytes
+    service: Service
+    ref: int
+    name: str
+    role: Role
+    words: str
+    issued_at: int
+    expires_at: int
+    approvals_required: int
+
+
+class QuorumPage(Record, tag=True):
+    """Quorum values of all services that have one (1 is off), policy, and tokens."""
+
+    values: tuple[tuple[Service, int], ...]
+    bound_only: bool
+    guards_use: bool
+    generated_s: int
+    approved_s: int
+    tokens: tuple[TokenView, ...]
+
+
+class LoginTicketView(Record):
+    """A login that a user has given to a Unix user, until `until` (Unix ms)."""
+
+    login: str
+    name: str
+    role: Role
+    uid: int
+    until: int
+
+
+class LoginTicketPage(Record, tag=True):
+    """Login tickets."""
+
+    tickets: tuple[LoginTicketView, ...]
 
 
 class MemberView(Record):
@@ -216,7 +261,7 @@ class Done(Record, tag=True):
 Reply = (
     Refusal | Welcome | Ticket | Prepared | Committed | Applied | EntryPage | StateDigest
     | UserPage | MemberPage | KeyPage | Data | BlobReady | SnapshotChecked | SignedJoin | Granted
-    | Accepted | PendingChanges | AuditPage | Done
+    | Accepted | PendingChanges | AuditPage | Done | QuorumPage | LoginTicketPage
 )  # fmt: skip
 
 _reply_decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
