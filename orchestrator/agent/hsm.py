@@ -260,7 +260,16 @@ class Hsm:
         rows = self.core.state.tables[Table.KEYS]
         found = [rows.get(key_row(header.seq << 16 | i)) for i in range(KEYS_PER_ENTRY)]
         keys = [without_blob(key) for key in found if isinstance(key, Key)]
-        return m.Committed(header.seq, header.kind, tuple(keys))
+        return m.Committed(header.seq, header.kind, tuple(keys), self._made(entry))
+
+    def _made(self, entry: e.Entry) -> bytes:
+        match self.core.open_entry(entry):
+            case e.QuorumTokenIssued() as issued:
+                return issued.approval_data
+            case e.LoginTicketIssued() as issued:
+                return issued.login.encode()
+            case _:
+                return b""
 
     def apply(self, asked: m.Apply, _: Caller) -> m.Applied:
         """Apply entries that anybody offers; each proves itself."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from shlex import quote
 
 from orchestrator.model import entries as e
+from orchestrator.model.quorum import QuorumPolicy
 from orchestrator.model.roles import Role
 from orchestrator.model.services import Service
 from orchestrator.model.state import State, User
@@ -28,25 +29,23 @@ class Guard:
 
 def guard_of(state: State, change: e.Change) -> Guard | None:
     """Return the guard of `change` in this state, None when nobody must approve it."""
-    guard = _key_guard(state, change) or _admin_guard(state, change)
-    return guard if guard is not None and guard.needed > 1 else None
+    service, ref = service_of(change, state.quorum)
+    if service is None:
+        return None
+    if not ref:
+        guard = Guard(service, state.quorum.value(service))
+    elif service is Service.KEY_USAGE:
+        guard = Guard(service, state.key(ref).use_quorum, ref, "Quorum Failed")
+    else:
+        guard = Guard(service, state.key(ref).manage_quorum, ref)
+    return guard if guard.needed > 1 else None
 
 
-def _key_guard(state: State, change: e.Change) -> Guard | None:
-    match change:
-        case e.KeyUseApproved():
-            needed = state.key(change.ref).use_quorum
-            return Guard(Service.KEY_USAGE, needed, change.ref, "Quorum Failed")
-        case _:
-            return None
+def service_of(change: e.Change, policy: QuorumPolicy) -> tuple[Service | None, int]:
+    """Return what can guard `change`: a service, and the key if it is a key service.
 
-
-def _admin_guard(state: State, change: e.Change) -> Guard | None:
-    service = _service_of(state, change)
-    return Guard(service, state.quorum.value(service)) if service is not None else None
-
-
-def _service_of(state: State, change: e.Change) -> Service | None:
+    A new kind of change is guarded by a line here and its words in `words_of`.
+    """
     match change:
         case (
             e.UserCreated()
@@ -56,29 +55,30 @@ def _service_of(state: State, change: e.Change) -> Service | None:
             | e.UserEnabled()
             | e.KeysTransferred()
         ):
-            return Service.USER
+            return Service.USER, 0
         case e.PasswordChanged():
             own = (change.actor.role, change.actor.name) == (change.role, change.name)
             weakens = change.deregister_mfa and change.role is Role.ADMIN
-            return None if own and not weakens else Service.USER
+            return (None if own and not weakens else Service.USER), 0
         case e.MfaChanged():
-            return _mfa_service(change)
+            return _mfa_service(change), 0
         case e.QuorumValueSet() | e.QuorumPolicySet():
-            return Service.QUORUM
+            return Service.QUORUM, 0
         case e.HostAdmitted() | e.HostExpelled():
-            return Service.CLUSTER
+            return Service.CLUSTER, 0
         case e.RecoveryKeySet():
             # Both say something about it; the stricter counts.
-            services = (Service.SHARE_EXPORT, Service.CLUSTER)
-            return max(services, key=state.quorum.value)
+            return max((Service.SHARE_EXPORT, Service.CLUSTER), key=policy.value), 0
         case e.KeyDeleted():
-            return Service.KEY_DELETE
+            return Service.KEY_DELETE, 0
         case e.HsmRemoved():
-            return Service.HSM_DELETE
+            return Service.HSM_DELETE, 0
         case e.ClusterRestored():
-            return Service.BACKUP_RESTORE
+            return Service.BACKUP_RESTORE, 0
+        case e.KeyUseApproved():
+            return Service.KEY_USAGE, change.ref
         case _:
-            return None
+            return None, 0
 
 
 def _mfa_service(change: e.MfaChanged) -> Service | None:

@@ -66,11 +66,15 @@ class Prepared(Record, tag=True):
 
 
 class Committed(Record, tag=True):
-    """What an applied request led to: its place and the keys it made (without blobs)."""
+    """What an applied request led to: its place and the keys it made (without blobs).
+
+    `data` is a quorum token's approval_data, or the id of a login that was lent.
+    """
 
     seq: int
     kind: str
     keys: tuple[Key, ...] = ()
+    data: bytes = b""
 
 
 class Applied(Record, tag=True):
