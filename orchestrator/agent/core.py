@@ -324,6 +324,8 @@ def _subject_of(change: e.Change, puts: tuple[Put, ...]) -> str:
             | e.MfaChanged()
         ):
             return f"{change.role}/{change.name}"
+        case e.ObjectCreated() | e.ObjectEdited() | e.ObjectDeleted():
+            return " ".join(f"0x{put.name}" for put in puts if put.table is Table.OBJECTS)
         case e.KeysTransferred():
             return f"{change.name} to {change.to}"
         case e.QuorumValueSet():

@@ -69,6 +69,9 @@ OPERATIONS: Final[dict[type, Operation]] = {
     m.ApproveKeyUse: Operation.APPROVE_KEY_USE,
     m.IssueLoginTicket: Operation.ISSUE_LOGIN_TICKET,
     m.RevokeLoginTicket: Operation.REVOKE_LOGIN_TICKET,
+    m.PutObject: Operation.MANAGE_OBJECTS,
+    m.EditObject: Operation.MANAGE_OBJECTS,
+    m.DeleteObject: Operation.MANAGE_OBJECTS,
 }
 
 
@@ -211,6 +214,12 @@ class Preparing:
             case m.SetRecoveryKey():
                 change = e.RecoveryKeySet(actor, asked.point, asked.threshold, asked.shares)
                 return change, None, cluster
+            case m.PutObject():
+                return e.ObjectCreated(actor, asked.draft), None, cluster
+            case m.EditObject():
+                return e.ObjectEdited(actor, asked.ref, asked.edit), None, cluster
+            case m.DeleteObject():
+                return e.ObjectDeleted(actor, asked.ref), None, cluster
             case _:
                 return self._people(asked, caller), None, cluster
 
@@ -354,7 +363,12 @@ class Preparing:
 
     def _limits(self) -> e.Limits:
         profile = self._core.profile
-        return e.Limits(profile.max_users, profile.max_keys, profile.max_asymmetric_keys)
+        return e.Limits(
+            profile.max_users,
+            profile.max_keys,
+            profile.max_asymmetric_keys,
+            profile.max_objects,
+        )
 
     def _removal(
         self,

@@ -15,6 +15,7 @@ from orchestrator.model.clock import Clock
 from orchestrator.model.errors import NotFoundError
 from orchestrator.model.key_spec import KeySpec
 from orchestrator.model.keys import Key
+from orchestrator.model.objects import ObjectDraft, ObjectEdit
 from orchestrator.model.roles import Role, check_password, parse_user_name
 from orchestrator.model.services import Service
 from orchestrator.model.ssh_signature import parse_public_key
@@ -260,6 +261,24 @@ class Changes:
     ) -> ChangeReport:
         """Delete a token key from every HSM; backups still hold it."""
         return self._outcome(m.DeleteKey(ref), request, approval).report
+
+    def put_object(
+        self, draft: ObjectDraft, *, request: str | None = None
+    ) -> tuple[ChangeReport, int]:
+        """Store a certificate or data object; return its reference."""
+        draft.check()
+        report = self._outcome(m.PutObject(draft), request).report
+        return report, report.seq << 16
+
+    def change_object(
+        self, ref: int, edit: ObjectEdit, *, request: str | None = None
+    ) -> ChangeReport:
+        """Change a certificate or data object."""
+        return self._outcome(m.EditObject(ref, edit), request).report
+
+    def delete_object(self, ref: int, *, request: str | None = None) -> ChangeReport:
+        """Delete a certificate or data object from every HSM; backups still hold it."""
+        return self._outcome(m.DeleteObject(ref), request).report
 
     def create_recovery_key(
         self,

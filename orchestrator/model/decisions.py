@@ -21,6 +21,8 @@ from orchestrator.model.factor_decisions import (
     ticket_revoked,
 )
 from orchestrator.model.key_decisions import check_deletable, keys_created
+from orchestrator.model.object_decisions import object_created, object_deleted, object_edited
+from orchestrator.model.ownership import keys_transferred
 from orchestrator.model.quorum_decisions import (
     expired,
     key_use_approved,
@@ -62,7 +64,6 @@ from orchestrator.model.state import (
     user_row,
 )
 from orchestrator.model.user_decisions import (
-    keys_transferred,
     password_changed,
     user_created,
     user_deleted,
@@ -153,6 +154,12 @@ def _decide(
             return (Put(Table.KEYS, key_row(change.ref), None),)
         case e.RecoveryKeySet():
             return _recovery_key_set(state, change)
+        case e.ObjectCreated():
+            return object_created(state, header, change)
+        case e.ObjectEdited():
+            return object_edited(state, change)
+        case e.ObjectDeleted():
+            return object_deleted(state, change)
         case _:
             return _decide_on_people(state, header, change)
 
@@ -246,9 +253,10 @@ def _restored(
     need(
         len(state.tables[Table.KEYS]) <= limits.keys
         and state.asymmetric_keys <= limits.asymmetric_keys
-        and len(state.tables[Table.USERS]) <= limits.users,
+        and len(state.tables[Table.USERS]) <= limits.users
+        and len(state.tables[Table.OBJECTS]) <= limits.objects,
         "limit",
-        f"the backup holds more users or keys than a cluster of {hsm_type} may",
+        f"the backup holds more users, keys or objects than a cluster of {hsm_type} may",
     )
     return (
         _put_meta(

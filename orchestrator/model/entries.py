@@ -13,6 +13,7 @@ import msgspec
 
 from orchestrator.model.errors import MalformedError
 from orchestrator.model.keys import Key
+from orchestrator.model.objects import ObjectDraft, ObjectEdit
 from orchestrator.model.roles import Role
 from orchestrator.model.services import Service
 
@@ -120,6 +121,7 @@ class Limits(Record):
     users: int
     keys: int
     asymmetric_keys: int
+    objects: int = 1024
 
 
 class JoinRequest(Record):
@@ -403,6 +405,28 @@ class LoginTicketRevoked(Record, tag="login-ticket-revoked"):
     login: str
 
 
+class ObjectCreated(Record, tag="object-created"):
+    """A new certificate or data object of the actor's."""
+
+    actor: Actor
+    draft: ObjectDraft
+
+
+class ObjectEdited(Record, tag="object-edited"):
+    """A certificate or data object has changed."""
+
+    actor: Actor
+    ref: int
+    edit: ObjectEdit
+
+
+class ObjectDeleted(Record, tag="object-deleted"):
+    """A certificate or data object is gone from every HSM; backups still hold it."""
+
+    actor: Actor
+    ref: int
+
+
 CLEAR_CHANGES: Final = (
     ClusterCreated, ClusterInitialized, ClusterRestored, HostAdmitted, HostExpelled, HsmJoined,
     HsmRemoved,
@@ -441,6 +465,9 @@ Change = (
     | KeyDeleted
     | RecoveryKeySet
     | PeopleChange
+    | ObjectCreated
+    | ObjectEdited
+    | ObjectDeleted
 )
 
 

@@ -78,6 +78,8 @@ class Operation(StrEnum):
     RESTORE = "restore"
     READ_AUDIT = "read-audit"
     ZEROIZE = "zeroize"
+    LIST_OBJECTS = "list-objects"
+    MANAGE_OBJECTS = "manage-objects"
 
 
 _EVERYBODY: Final = frozenset({Role.ADMIN, Role.CRYPTO_USER, Role.APPLIANCE_USER, Role.NONE})
@@ -134,6 +136,9 @@ GRANTS: Final[Mapping[Operation, frozenset[Role]]] = MappingProxyType(
         Operation.RESTORE: _APPLIANCE,
         Operation.READ_AUDIT: frozenset({Role.ADMIN, Role.APPLIANCE_USER}),
         Operation.ZEROIZE: _APPLIANCE,
+        # Without a log-in, those that are not private.
+        Operation.LIST_OBJECTS: _EVERYBODY,
+        Operation.MANAGE_OBJECTS: _USER,
     }
 )
 

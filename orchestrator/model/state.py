@@ -17,6 +17,7 @@ from orchestrator.model.entries import NO_HASH, Credential, Limits, Member, Reco
 from orchestrator.model.errors import NotFoundError
 from orchestrator.model.key_spec import KeyClass
 from orchestrator.model.keys import Key
+from orchestrator.model.objects import StoredObject
 from orchestrator.model.quorum import QuorumPolicy, Token, UseGrant
 from orchestrator.model.roles import Role
 
@@ -132,7 +133,7 @@ class LoginTicket(Record):
 
 Row = (
     Meta | Secrets | User | Host | MemberRow | Key | EndedLogin | QuorumPolicy | Token | UseGrant
-    | LoginTicket
+    | LoginTicket | StoredObject
 )  # fmt: skip
 
 
@@ -151,6 +152,7 @@ class Table(StrEnum):
     TOKENS = "tokens"
     GRANTS = "grants"
     LOGIN_TICKETS = "login-tickets"
+    OBJECTS = "objects"
 
 
 ROW_TYPES: Final[Mapping[Table, type[Row]]] = {
@@ -165,6 +167,7 @@ ROW_TYPES: Final[Mapping[Table, type[Row]]] = {
     Table.TOKENS: Token,
     Table.GRANTS: UseGrant,
     Table.LOGIN_TICKETS: LoginTicket,
+    Table.OBJECTS: StoredObject,
 }
 ONLY: Final = "only"
 """Row name in tables that hold one row."""
@@ -200,7 +203,7 @@ def user_row(role: Role, name: str) -> str:
 
 
 def key_row(ref: int) -> str:
-    """Row name of a key."""
+    """Row name of a key, or of an object: their references share one space of numbers."""
     return f"{ref:016x}"
 
 
@@ -267,6 +270,18 @@ class State:
         """Return the tokens that wait for their operations."""
         rows = self.tables[Table.TOKENS].copy().items()
         return {bytes.fromhex(name): row for name, row in rows if isinstance(row, Token)}
+
+    def object(self, ref: int) -> StoredObject:
+        """Return a certificate or data object, or raise NotFoundError."""
+        row = self.tables[Table.OBJECTS].get(key_row(ref))
+        if not isinstance(row, StoredObject):
+            raise NotFoundError("object", f"0x{ref:016x}")
+        return row
+
+    def objects(self) -> list[StoredObject]:
+        """Return all certificates and data objects, oldest first."""
+        rows = sorted(self.tables[Table.OBJECTS].copy().items())
+        return [row for _, row in rows if isinstance(row, StoredObject)]
 
     def host(self, name: str) -> Host:
         """Return an admitted host or raise NotFoundError."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from orchestrator.model import entries as e
-from orchestrator.model.errors import RefusedError
-from orchestrator.model.keys import Key
-from orchestrator.model.quorum import check_key_quorum
+from orchestrator.model.ownership import check_heir, left_behind, shares_ended
 from orchestrator.model.quorum_decisions import check_not_stranded
 from orchestrator.model.roles import (
     APPLIANCE_NAME,
@@ -17,7 +15,7 @@ from orchestrator.model.roles import (
     parse_user_name,
 )
 from orchestrator.model.rules import authorize, need
-from orchestrator.model.state import Put, State, Table, User, key_row, user_row
+from orchestrator.model.state import Put, State, Table, User, user_row
 
 
 def user_created(state: State, header: e.Header, change: e.UserCreated) -> tuple[Put, ...]:
@@ -54,49 +52,17 @@ def user_deleted(state: State, change: e.UserDeleted) -> tuple[Put, ...]:
         f"{role} {name} owns {owned} keys; delete them first, or name who gets them: "
         "`--transfer-to USER`",
     )
+    stored = sum(1 for each in state.objects() if each.owner == name)
+    need(
+        stored == 0 or bool(to),
+        "user-owns-objects",
+        f"{role} {name} owns {stored} certificates or data objects; delete them first, or name who "
+        "gets them: `--transfer-to USER`",
+    )
     if to:
-        _check_heir(state, name, to)
-    return (gone, *_without(state, name, to))
-
-
-def keys_transferred(state: State, change: e.KeysTransferred) -> tuple[Put, ...]:
-    """Give all keys of one crypto user to another, who was perhaps sharing them."""
-    authorize(state, change.actor, Operation.TRANSFER_KEYS)
-    state.user(Role.CRYPTO_USER, change.name)
-    _check_heir(state, change.name, change.to)
-    owned = [key for key in state.all_keys() if key.owner == change.name]
-    return tuple(_put_key(_changed(key, change.name, change.to)) for key in owned)
-
-
-def _check_heir(state: State, name: str, to: str) -> None:
-    need(name != to, "transfer-rule", "keys go to another user")
-    heir = state.user(Role.CRYPTO_USER, to)
-    need(not heir.disabled, "user-disabled", f"{to} is disabled; enable that user first")
-
-
-def _without(state: State, name: str, to: str) -> list[Put]:
-    """Return the keys that a leaving user owns or shares, as they are afterwards."""
-    # Whoever is made later under this name must not find keys that were shared with it before.
-    keys = [key for key in state.all_keys() if key.owner == name or name in key.shared]
-    return [_put_key(_changed(key, name, to)) for key in keys]
-
-
-def _changed(key: Key, name: str, to: str) -> Key:
-    owner = to if key.owner == name else key.owner
-    shared = tuple(user for user in key.shared if user not in {name, owner})
-    try:
-        check_key_quorum((key.manage_quorum, key.use_quorum), 1 + len(shared))
-    except RefusedError as exc:
-        raise RefusedError(
-            "quorum-strands",
-            f"key 0x{key.ref:016x} would have fewer users than its quorum value needs; share it "
-            "with another user first",
-        ) from exc
-    return msgspec.structs.replace(key, owner=owner, shared=shared)
-
-
-def _put_key(key: Key) -> Put:
-    return Put(Table.KEYS, key_row(key.ref), key)
+        check_heir(state, name, to)
+    # Whoever is made later under this name must not find what was shared with it before.
+    return (gone, *left_behind(state, name, to), *shares_ended(state, name))
 
 
 def is_able_admin(user: User) -> bool:

@@ -29,6 +29,7 @@ from orchestrator.model.key_spec import (
     SignScheme,
 )
 from orchestrator.model.keys import KeyFilter
+from orchestrator.model.objects import ObjectClass, ObjectDraft, ObjectEdit, ObjectFilter
 from orchestrator.model.roles import Role
 from orchestrator.model.services import Service
 from orchestrator.wire import messages as m
@@ -41,6 +42,7 @@ SIGN = SignMechanism(SignScheme.ECDSA, HashFunction.SHA256)
 GCM = CipherMechanism(CipherScheme.AES_GCM)
 PEER = Agreement(b"")
 DRAFTS = (m.KeyDraft(KeyClass.SECRET, "new"),)
+OBJECT = ObjectDraft(object_class=ObjectClass.DATA)
 JOIN = SignedJoinRequest(b"", b"", b"")
 
 
@@ -150,6 +152,10 @@ TABLE: Final = {
     "list login tickets": (m.ListLoginTickets, {CO, CU}),
     "take a login ticket": (lambda t: m.TakeLoginTicket(t, 0, "x"), {CU}),
     "revoke a login ticket": (_prepare(m.RevokeLoginTicket("x")), {CO, CU}),
+    "list objects": (lambda t: m.ListObjects(t, 0, ObjectFilter()), {NONE, CO, CU}),
+    "store an object": (_prepare(m.PutObject(OBJECT)), {CU}),
+    "change an object": (_prepare(m.EditObject(1, ObjectEdit(label="x"))), {CU}),
+    "delete an object": (_prepare(m.DeleteObject(1)), {CU}),
     "activate": (_prepare(m.ActivateCluster(b"")), {NONE}),
     "initialise": (_prepare(m.InitializeCluster(b"", b"")), {NONE}),
     "remove an HSM": (_prepare(m.RemoveHsm("hsm-x")), {NONE}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from orchestrator.model.entries import Record, SignedJoinRequest
 from orchestrator.model.key_spec import Agreement, KeyClass, KeySpec
+from orchestrator.model.objects import ObjectDraft, ObjectEdit
 from orchestrator.model.roles import Role
 from orchestrator.model.services import Service
 
@@ -257,6 +258,27 @@ PeopleRequest = (
     | IssueLoginTicket
     | RevokeLoginTicket
 )
+
+
+class PutObject(Record, tag=True):
+    """Store a certificate or a data object."""
+
+    draft: ObjectDraft
+
+
+class EditObject(Record, tag=True):
+    """Change a certificate or data object."""
+
+    ref: int
+    edit: ObjectEdit
+
+
+class DeleteObject(Record, tag=True):
+    """Delete a certificate or data object."""
+
+    ref: int
+
+
 ChangeRequest = (
     CreateCluster
     | InitializeCluster
@@ -276,4 +298,7 @@ ChangeRequest = (
     | DeleteKey
     | SetRecoveryKey
     | PeopleRequest
+    | PutObject
+    | EditObject
+    | DeleteObject
 )

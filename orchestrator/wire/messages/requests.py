@@ -18,6 +18,7 @@ from orchestrator.model.key_spec import (
     SignMechanism,
 )
 from orchestrator.model.keys import KeyFilter
+from orchestrator.model.objects import ObjectFilter
 from orchestrator.model.roles import Role
 from orchestrator.wire.messages.changes import ChangeRequest, KeyDraft
 from orchestrator.wire.messages.signed import SignedGrant, SignedTries
@@ -140,7 +141,7 @@ class ListKeys(Record, tag=True):
 
 
 class Sign(Record, tag=True):
-    """Sign a digest."""
+    """Sign a digest, or what a raw mechanism takes."""
 
     ticket: bytes
     seen: int
@@ -180,7 +181,11 @@ class Mac(Record, tag=True):
 
 
 class VerifyMac(Record, tag=True):
-    """Compare a MAC in the HSM: Done when it is right, refused when not."""
+    """Compare a MAC in the HSM: Done when it is right, refused when not.
+
+    `length` says how many of its bytes count, 0 that all do: the verifier's choice, for whoever
+    sends a shorter one must not make it so.
+    """
 
     ticket: bytes
     seen: int
@@ -188,6 +193,7 @@ class VerifyMac(Record, tag=True):
     mechanism: MacMechanism
     data: bytes
     mac: bytes
+    length: int = 0
 
 
 class Random(Record, tag=True):
@@ -221,6 +227,16 @@ class DropSessionKey(Record, tag=True):
 
     ticket: bytes
     ref: int
+
+
+class ListObjects(Record, tag=True):
+    """List certificates and data objects; the ticket is empty for those that are not private."""
+
+    ticket: bytes
+    seen: int
+    filter: ObjectFilter
+    offset: int = 0
+    limit: int = 100
 
 
 class TakeSnapshot(Record, tag=True):
@@ -310,6 +326,7 @@ Request = (
     | TakeSnapshot | CheckSnapshot | Upload | Download | JoinChallenge | JoinStart | JoinGrant
     | JoinAccept | RecoverStart | RecoverAccept | Pending | Zeroize | ReadAudit
     | MfaChallenge | ListQuorum | ListLoginTickets | TakeLoginTicket
+    | ListObjects
 )  # fmt: skip
 
 _request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
