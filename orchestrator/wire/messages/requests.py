@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from orchestrator.model.entries import Entry, Envelope, Record, SignedJoinRequest
+from orchestrator.model.entries import Approval, Entry, Envelope, Record, SignedJoinRequest
 from orchestrator.model.errors import MalformedError
 from orchestrator.model.key_spec import (
     Agreement,
@@ -18,6 +18,7 @@ from orchestrator.model.key_spec import (
     SignMechanism,
 )
 from orchestrator.model.keys import KeyFilter
+from orchestrator.model.objects import ObjectFilter
 from orchestrator.model.roles import Role
 from orchestrator.wire.messages.changes import ChangeRequest, KeyDraft
 from orchestrator.wire.messages.signed import SignedGrant, SignedTries
@@ -27,12 +28,27 @@ class Hello(Record, tag=True):
     """Ask who is there; answered to anybody on the stream."""
 
 
+class Factor(Record):
+    """A second factor: what MfaChallenge answered at this HSM, and its signature."""
+
+    approval_data: bytes
+    signature: bytes
+
+
 class Login(Record, tag=True):
     """Log in; `password` is sealed as in `password_info`."""
 
     name: str
     role: Role
     password: bytes
+    factor: Factor | None = None
+
+
+class MfaChallenge(Record, tag=True):
+    """Ask for what the second factor of a user is to sign: good once, at this HSM."""
+
+    name: str
+    role: Role
 
 
 class Renew(Record, tag=True):
@@ -48,6 +64,7 @@ class Prepare(Record, tag=True):
     request: str
     change: ChangeRequest
     seen: int
+    approval: Approval | None = None
 
 
 class Outcome(Record, tag=True):
@@ -91,6 +108,24 @@ class ListUsers(Record, tag=True):
     """List users."""
 
 
+class ListQuorum(Record, tag=True):
+    """List quorum values, policy and tokens."""
+
+
+class ListLoginTickets(Record, tag=True):
+    """List the caller's login tickets; an admin sees everybody's."""
+
+    ticket: bytes
+
+
+class TakeLoginTicket(Record, tag=True):
+    """Fetch the ticket of a login that the caller has issued."""
+
+    ticket: bytes
+    seen: int
+    login: str
+
+
 class ListMembers(Record, tag=True):
     """List members and admitted hosts."""
 
@@ -106,7 +141,7 @@ class ListKeys(Record, tag=True):
 
 
 class Sign(Record, tag=True):
-    """Sign a digest."""
+    """Sign a digest, or what a raw mechanism takes."""
 
     ticket: bytes
     seen: int
@@ -146,7 +181,11 @@ class Mac(Record, tag=True):
 
 
 class VerifyMac(Record, tag=True):
-    """Compare a MAC in the HSM: Done when it is right, refused when not."""
+    """Compare a MAC in the HSM: Done when it is right, refused when not.
+
+    `length` says how many of its bytes count, 0 that all do: the verifier's choice, for whoever
+    sends a shorter one must not make it so.
+    """
 
     ticket: bytes
     seen: int
@@ -154,6 +193,7 @@ class VerifyMac(Record, tag=True):
     mechanism: MacMechanism
     data: bytes
     mac: bytes
+    length: int = 0
 
 
 class Random(Record, tag=True):
@@ -187,6 +227,25 @@ class DropSessionKey(Record, tag=True):
 
     ticket: bytes
     ref: int
+
+
+class ListObjects(Record, tag=True):
+    """List certificates and data objects; the ticket is empty for those that are not private."""
+
+    ticket: bytes
+    seen: int
+    filter: ObjectFilter
+    offset: int = 0
+    limit: int = 100
+
+
+class ChangeSessionKey(Record, tag=True):
+    """Change an attribute of a session key (CLI name and value)."""
+
+    ticket: bytes
+    ref: int
+    name: str
+    value: str
 
 
 class TakeSnapshot(Record, tag=True):
@@ -275,6 +334,9 @@ Request = (
     | MakeSessionKeys | DeriveSessionKey | DropSessionKey
     | TakeSnapshot | CheckSnapshot | Upload | Download | JoinChallenge | JoinStart | JoinGrant
     | JoinAccept | RecoverStart | RecoverAccept | Pending | Zeroize | ReadAudit
+    | MfaChallenge | ListQuorum | ListLoginTickets | TakeLoginTicket
+    | ListObjects
+    | ChangeSessionKey
 )  # fmt: skip
 
 _request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
