@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from orchestrator.cli import credentials
+from orchestrator.cli import credentials, files
 from orchestrator.cli.cloudhsm.syntax import Given
 from orchestrator.cli.credentials import GivenLogin, Login
 from orchestrator.cli.errors import LoginNeededError
@@ -24,6 +25,7 @@ from orchestrator.model.errors import (
     OrchestratorError,
     RefusedError,
     UnavailableError,
+    UsageError,
 )
 from orchestrator.model.ids import ClusterId
 from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from orchestrator.client.session import Session
     from orchestrator.control.changes import Changes
     from orchestrator.control.plane import ControlPlane
+    from orchestrator.sealed.token_files import TokenFile
     from orchestrator.wire.messages import KeyPage
 
 
@@ -197,23 +200,29 @@ class Console:
         self._need_person("the password")
         return credentials.ask_hidden("Enter password").encode()
 
-    def new_password(self, given: Given) -> bytes:
+    def new_password(self, given: Given, flag: str = "--password") -> bytes:
         """Return a new password."""
-        typed = given.maybe("--password")
+        typed = given.maybe(flag)
         if typed is not None:
             self._warn_of_argv()
             return check_password(typed.encode())
         self._need_person("the new password")
         return credentials.typed_twice("Enter password: ", "Confirm password: ")
 
-    def ask(self, question: str, default: str = "") -> str:
-        """Ask for something that is no secret."""
-        self._need_person("an answer")
-        return credentials.ask(question, default)
+    def ask_path(self, question: str, default: Path | None = None) -> Path:
+        """Ask for a file, also where no person is: then a line of stdin is the answer."""
+        self._stop_patience()
+        answer = credentials.ask(question)
+        if not answer and default is None:
+            raise UsageError("no file was named; nothing was done")
+        return Path(answer) if answer else default or Path()
 
     def _need_person(self, what: str) -> None:
         if not credentials.is_interactive():
             raise LoginNeededError(f"{what} is needed, and there is no terminal to ask on")
+        self._stop_patience()
+
+    def _stop_patience(self) -> None:
         if self._patience is not None:
             self._patience.cancel()
 
@@ -232,6 +241,14 @@ class Console:
 def is_session_key(key: Key) -> bool:
     """Tell whether a key lives on one HSM only."""
     return bool(key.ref & SESSION_KEY_BIT)
+
+
+def approval_of(given: Given, flag: str = "--approval") -> TokenFile | None:
+    """Return the signed quorum token of a file that was named."""
+    from orchestrator.sealed.token_files import TokenFile
+
+    path = given.maybe(flag)
+    return TokenFile.parse(files.read(Path(path))) if path is not None else None
 
 
 def parse_role(given: Given) -> Role:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.cli import key_view, signing_input
-from orchestrator.cli.cloudhsm.console import Console
+from orchestrator.cli.cloudhsm.console import Console, approval_of
 from orchestrator.cli.cloudhsm.syntax import Given
 from orchestrator.model.errors import MechanismUnavailableError, UsageError
 from orchestrator.model.key_spec import HashFunction, SignMechanism, SignScheme
@@ -23,6 +23,8 @@ def sign(console: Console, given: Given) -> object:
     """Sign with a private key; ECDSA gives r || s."""
     mechanism, digest = _asked(given)
     key = console.find_key(given, "--key-filter")
+    if (approval := approval_of(given)) is not None:
+        console.changes(given).quorum.approve_sign(key.ref, mechanism, digest, approval)
     signature = console.session(given).sign(key.ref, mechanism, digest)
     return {
         "key-reference": key_view.reference(key),

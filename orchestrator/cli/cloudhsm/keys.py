@@ -10,14 +10,17 @@ from orchestrator.cli import files, key_view
 from orchestrator.cli.cloudhsm.console import (
     Console,
     NotOfferedError,
+    approval_of,
     is_session_key,
     not_offered_yet,
+    parse_role,
 )
 from orchestrator.cli.cloudhsm.syntax import Given
 from orchestrator.cli.cloudhsm.views import brief, key_object
-from orchestrator.model.errors import MechanismUnavailableError, RefusedError, UsageError
+from orchestrator.model.errors import MechanismUnavailableError, UsageError
 from orchestrator.model.key_spec import CURVE_BITS, Curve, KeyClass, KeySpec, KeyType
 from orchestrator.model.keys import KeyFilter, check_label, parse_pairs
+from orchestrator.model.roles import Role, parse_user_name
 
 if TYPE_CHECKING:
     from orchestrator.model.keys import Key
@@ -58,7 +61,9 @@ def delete(console: Console, given: Given) -> object:
     if is_session_key(key):
         console.session(given).drop_session_key(key.ref)
     else:
-        console.changes(given).delete_key(key.ref, request=given.maybe("--request"))
+        console.changes(given).delete_key(
+            key.ref, approval=approval_of(given), request=given.maybe("--request")
+        )
     return {"message": "Key deleted successfully"}
 
 
@@ -95,6 +100,37 @@ def generate_ml_dsa(console: Console, given: Given) -> object:
     raise _unavailable(console, given, f"CKM_ML_DSA_KEY_PAIR_GEN ({name})")
 
 
+def set_attribute(console: Console, given: Given) -> object:
+    """Change an attribute of a key."""
+    key = console.find_key(given)
+    console.changes(given).set_attribute(
+        key.ref,
+        given.text("--name"),
+        given.text("--value"),
+        approval=approval_of(given),
+        request=given.maybe("--request"),
+    )
+    return {"message": "Attribute set successfully"}
+
+
+def share(console: Console, given: Given) -> object:
+    """Let another crypto user use a key."""
+    name, ref = _other_user(given), console.find_key(given).ref
+    console.changes(given).share_key(
+        ref, name, approval=approval_of(given), request=given.maybe("--request")
+    )
+    return {"message": "Key shared successfully"}
+
+
+def unshare(console: Console, given: Given) -> object:
+    """Let a crypto user use a key no more."""
+    name, ref = _other_user(given), console.find_key(given).ref
+    console.changes(given).unshare_key(
+        ref, name, approval=approval_of(given), request=given.maybe("--request")
+    )
+    return {"message": "Key unshared successfully"}
+
+
 def generate_file(console: Console, given: Given) -> object:
     """Write a public key, or a stand-in for a private key, to a new file."""
     encoding, path = given.text("--encoding"), Path(given.text("--path"))
@@ -118,6 +154,12 @@ def generate_file(console: Console, given: Given) -> object:
     return {"message": "Successfully generated key file"}
 
 
+def _other_user(given: Given) -> str:
+    if parse_role(given) is not Role.CRYPTO_USER:
+        raise UsageError("a key is shared with a crypto user: --role crypto-user")
+    return parse_user_name(given.text("--username"))
+
+
 def _offset(token: str | None) -> int:
     if token is None:
         return 0
@@ -133,15 +175,29 @@ def _unavailable(console: Console, given: Given, what: str) -> MechanismUnavaila
 
 def _secret(console: Console, given: Given, key_type: KeyType) -> object:
     spec = KeySpec(key_type, given.number("--key-length-bytes") * 8)
-    draft = _draft(given, KeyClass.SECRET, "--label", "--attributes")
+    draft = guarded(given, KeyClass.SECRET, "--label", "--attributes", "key")
     return {"key": key_object(_make(console, given, spec, (draft,))[0])}
 
 
 def _pair(console: Console, given: Given, spec: KeySpec) -> object:
     public = _draft(given, KeyClass.PUBLIC, "--public-label", "--public-attributes")
-    private = _draft(given, KeyClass.PRIVATE, "--private-label", "--private-attributes")
+    private = guarded(
+        given, KeyClass.PRIVATE, "--private-label", "--private-attributes", "private-key"
+    )
     made = _make(console, given, spec, (public, private))
     return {"public_key": key_object(made[0]), "private_key": key_object(made[1])}
+
+
+def guarded(given: Given, key_class: KeyClass, label: str, attributes: str, which: str) -> KeyDraft:
+    """Return the draft of a key that can be shared, and has quorum values."""
+    import msgspec
+
+    return msgspec.structs.replace(
+        _draft(given, key_class, label, attributes),
+        shared=tuple(parse_user_name(name) for name in given.list("--share-crypto-users")),
+        manage_quorum=given.number(f"--manage-{which}-quorum-value"),
+        use_quorum=given.number(f"--use-{which}-quorum-value"),
+    )
 
 
 def _draft(given: Given, key_class: KeyClass, label: str, attributes: str) -> KeyDraft:
@@ -155,29 +211,12 @@ def _make(
     console: Console, given: Given, spec: KeySpec, drafts: tuple[KeyDraft, ...]
 ) -> Sequence[Key]:
     spec.check()
-    if given.list("--share-crypto-users"):
-        raise RefusedError("not-offered", "--share-crypto-users is not offered yet")
     session = console.session(given)
     if given.has("--session"):
         console.warn_unless_interactive("the session key ends with this command")
         return session.make_session_keys(spec, drafts, console.session_home(given))
     changes = console.changes(given)
     return changes.generate_keys(spec, drafts, request=given.maybe("--request"))[1]
-
-
-def share(_console: Console, given: Given) -> object:
-    """Say that it is missing."""
-    raise not_offered_yet(given)
-
-
-def unshare(_console: Console, given: Given) -> object:
-    """Say that it is missing."""
-    raise not_offered_yet(given)
-
-
-def set_attribute(_console: Console, given: Given) -> object:
-    """Say that it is missing."""
-    raise not_offered_yet(given)
 
 
 def import_pem(_console: Console, given: Given) -> object:

@@ -105,7 +105,8 @@ class _Parser:
 
     def _quoted(self, word: str) -> str:
         """What follows --password may be the rest of one."""
-        return "…" if "--password" in self._values else printable(word)
+        is_near = any(name.endswith("password") for name in self._values)
+        return "…" if is_near else printable(word)
 
     def _take_flag(self, word: str, words: list[str]) -> None:
         name, equals, attached = word.partition("=")

@@ -7,7 +7,7 @@ from typing import Final
 
 # Every flag that begins like --password, misspelt ones too; its value up to the end of the word.
 _SECRET: Final = re.compile(
-    r"""(?<!\S)-{1,2}(?!public|private|path|payload)p[\w-]*"""
+    r"""(?<!\S)-{1,2}(?:change-)?(?!public|private|path|payload)p[\w-]*"""
     r"""(?:\s*=\s*|\s+(?!-))((?:'[^']*(?:'|$)|"[^"]*(?:"|$)|\\.|[^\s'"])+)""",
     re.IGNORECASE,
 )

@@ -2,34 +2,57 @@
 
 from __future__ import annotations
 
-from orchestrator.cli.cloudhsm.console import Console, not_offered_yet, parse_role
+from typing import Final
+
+from orchestrator.cli.cloudhsm.console import Console, approval_of, not_offered_yet, parse_role
 from orchestrator.cli.cloudhsm.syntax import Given
 from orchestrator.model.roles import Role, parse_user_name
+
+_TOKEN_SIGN: Final = {"strategy": "token-sign", "status": "enabled"}
 
 
 def create(console: Console, given: Given) -> object:
     """Make a user on every HSM."""
-    name, role = _user(given)
+    name, role = named_user(given)
     changes = console.changes(given)
-    changes.create_user(name, role, console.new_password(given), request=given.maybe("--request"))
-    return _shown(name, role)
+    changes.create_user(
+        name,
+        role,
+        console.new_password(given),
+        approval=approval_of(given),
+        request=given.maybe("--request"),
+    )
+    return user_object(name, role)
 
 
 def delete(console: Console, given: Given) -> object:
     """Delete a user who owns no keys."""
-    name, role = _user(given)
-    console.changes(given).delete_user(name, role, request=given.maybe("--request"))
-    return _shown(name, role)
+    name, role = named_user(given)
+    heir = given.maybe("--transfer-to")
+    console.changes(given).delete_user(
+        name,
+        role,
+        transfer_to=parse_user_name(heir) if heir is not None else "",
+        approval=approval_of(given),
+        request=given.maybe("--request"),
+    )
+    return user_object(name, role)
 
 
 def change_password(console: Console, given: Given) -> object:
     """Set a password, which also unlocks."""
-    name, role = _user(given)
+    name, role = named_user(given)
     changes = console.changes(given)
     changes.change_password(
-        name, role, console.new_password(given), request=given.maybe("--request")
+        name,
+        role,
+        console.new_password(given),
+        deregister_mfa=given.has("--deregister-mfa"),
+        deregister_quorum=given.has("--deregister-quorum"),
+        approval=approval_of(given),
+        request=given.maybe("--request"),
     )
-    return _shown(name, role)
+    return user_object(name, role)
 
 
 def list_users(console: Console, given: Given) -> object:
@@ -40,8 +63,8 @@ def list_users(console: Console, given: Given) -> object:
                 "username": user.name,
                 "role": user.role,
                 "locked": str(user.locked).lower(),
-                "mfa": [],
-                "quorum": [],
+                "mfa": [_TOKEN_SIGN] if user.mfa else [],
+                "quorum": [_TOKEN_SIGN] if user.quorum else [],
                 "cluster-coverage": "full",
             }
             for user in console.plane.users(console.cluster(given))
@@ -49,11 +72,13 @@ def list_users(console: Console, given: Given) -> object:
     }
 
 
-def _user(given: Given) -> tuple[str, Role]:
+def named_user(given: Given) -> tuple[str, Role]:
+    """Return whom --username and --role name."""
     return parse_user_name(given.text("--username")), parse_role(given)
 
 
-def _shown(name: str, role: Role) -> dict[str, object]:
+def user_object(name: str, role: Role) -> dict[str, object]:
+    """Return what commands show of a user."""
     return {"username": name, "role": role}
 
 

@@ -23,7 +23,10 @@ def key_object(key: Key) -> dict[str, object]:
         "key-info": {
             "key-owners": [{"username": key.owner, "key-coverage": "full"}],
             "shared-users": [{"username": name, "key-coverage": "full"} for name in shared],
-            "key-quorum-values": {"manage-key-quorum-value": 0, "use-key-quorum-value": 0},
+            "key-quorum-values": {
+                "manage-key-quorum-value": key.manage_quorum,
+                "use-key-quorum-value": key.use_quorum,
+            },
             "cluster-coverage": "full",
         },
         "attributes": _attributes(key),

@@ -13,8 +13,13 @@ from orchestrator.lab import lab
 from orchestrator.lab.hosts import LabHosts
 from orchestrator.model.roles import Role
 
-PASSWORDS: Final = {"admin": "password-of-admin", "alice": "password-of-alice", "bob": "bob-pass"}
-ROLES: Final = {"admin": "admin", "alice": "crypto-user", "bob": "crypto-user"}
+PASSWORDS: Final = {
+    "admin": "password-of-admin",
+    "carol": "password-of-carol",
+    "alice": "password-of-alice",
+    "bob": "bob-pass",
+}
+ROLES: Final = {"admin": "admin", "carol": "admin", "alice": "crypto-user", "bob": "crypto-user"}
 
 
 class SiteServices(Services):

@@ -94,6 +94,7 @@ def test_no_text_breaks_completion(text: str) -> None:
         ("login --pasword geheim", "login --pasword"),
         ("login --PASSWORD geheim", "login --PASSWORD"),
         ("login -p geheim", "login -p"),
+        ("user change-mfa --change-password geheim", "user change-mfa --change-password"),
         ("login --password --username a", "login --password --username a"),
         ("key list --path x --payload-filter y", "key list --path x --payload-filter y"),
         ("key generate --public-label p --private-label k", None),
