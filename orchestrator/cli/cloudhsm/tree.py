@@ -155,7 +155,7 @@ _SECRET: Final = (
     f.REQUEST,
 )
 _OAEP: Final = (f.HASH, f.MGF)
-_WRAP: Final = {
+WRAPS: Final = {
     "aes-gcm": (f.TAG_LENGTH, f.AAD),
     "aes-no-pad": (),
     "aes-pkcs5-pad": (),
@@ -182,7 +182,7 @@ def _wrap(name: str) -> Command:
              words=Words.FILES),
         Flag("--wrapping-approval", "File with the signed quorum token of the key to wrap with",
              words=Words.FILES),
-        *_WRAP[name],
+        *WRAPS[name],
         who=OWNER,
     )  # fmt: skip
 
@@ -206,7 +206,7 @@ def _unwrap(name: str) -> Command:
         f.SHARE,
         *f.KEY_QUORUM,
         f.APPROVAL,
-        *_WRAP[name],
+        *WRAPS[name],
         *iv,
         f.REQUEST,
         who=USER,
@@ -344,8 +344,8 @@ _KEYS: Final = _group(
              f.APPROVAL, f.REQUEST, who=OWNER),
     _command("unshare", "End the sharing of a key with a crypto user", "keys:unshare", f.FILTER,
              f.USERNAME, f.ROLE, f.APPROVAL, f.REQUEST, who=OWNER),
-    _group("unwrap", "Unwrap a key into the cluster", *(_unwrap(name) for name in _WRAP)),
-    _group("wrap", "Wrap a key: encrypt it under another", *(_wrap(name) for name in _WRAP)),
+    _group("unwrap", "Unwrap a key into the cluster", *(_unwrap(name) for name in WRAPS)),
+    _group("wrap", "Wrap a key: encrypt it under another", *(_wrap(name) for name in WRAPS)),
 )  # fmt: skip
 
 # --- login, quorum, user ---
