@@ -53,7 +53,7 @@ class Hsm:
         self.passwords = PasswordCheck(core.config.hsm, core.store, core.vault, core.clock)
         self.preparing = Preparing(core, self.passwords)
         self.joining = Joining(core, self.preparing)
-        self.using = Using(core, self.preparing.making)
+        self.using = Using(core, self.preparing.making, self.preparing.wrapping)
         self.tickets = Tickets(core.store)
         self.session_keys = self.preparing.session_keys
         core.on_applied.append(self._end_sessions)
@@ -371,6 +371,11 @@ _HANDLERS: Final[dict[type, tuple[Operation, Handler]]] = {
         lambda h, r, c: h.using.derive_session_key(r, c),
     ),
     m.DropSessionKey: (Operation.DELETE_KEY, lambda h, r, c: h.using.drop_session_key(r, c)),
+    m.WrapKey: (Operation.WRAP_KEY, lambda h, r, c: h.preparing.wrapping.wrap(r, c)),
+    m.UnwrapSessionKey: (
+        Operation.UNWRAP_KEY,
+        lambda h, r, c: h.using.unwrap_session_key(r, c),
+    ),
     m.ChangeSessionKey: (Operation.CHANGE_KEY, lambda h, r, c: h.session_keys.change(r, c)),
     m.TakeSnapshot: (Operation.BACKUP, lambda h, r, _: h.joining.snapshot(r)),
     m.CheckSnapshot: (Operation.BACKUP, lambda h, r, _: h.joining.check_snapshot(r)),

@@ -9,7 +9,7 @@ import msgspec
 
 from orchestrator.agent.core import Caller, Core
 from orchestrator.model.attribute_rules import guards_of, joined, paired
-from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
+from orchestrator.model.errors import RefusedError, UsageError
 from orchestrator.model.key_decisions import check_owner
 from orchestrator.model.key_spec import Agreement, KeyClass, KeySpec, KeyType
 from orchestrator.model.keys import (
@@ -17,6 +17,7 @@ from orchestrator.model.keys import (
     Attributes,
     Key,
     check_label,
+    check_usable,
     derived_attributes,
     new_attributes,
 )
@@ -47,10 +48,10 @@ class Making:
         shaped = []
         for draft in drafts:
             attributes, key_id = new_attributes(
-                draft.key_class, spec, _requested(draft), token=token, stays=stays
+                draft.key_class, spec, requested_of(draft), token=token, stays=stays
             )
             stays = draft.key_class is KeyClass.PUBLIC and attributes.wrap
-            shaped.append(self._key(spec, draft, attributes, key_id, _NOTHING, caller))
+            shaped.append(self.key(spec, draft, attributes, key_id, _NOTHING, caller))
         if pair:
             shaped = [*joined(paired(*shaped), {key.ref for key in shaped})]
         made = self._core.store.generate(spec)
@@ -76,12 +77,12 @@ class Making:
         spec.check_derived(base.spec)
         if draft.key_class is not KeyClass.SECRET:
             raise UsageError(f"ECDH makes {KeyClass.SECRET}")
-        attributes, key_id = derived_attributes(base.attributes, _requested(draft), token=token)
+        attributes, key_id = derived_attributes(base.attributes, requested_of(draft), token=token)
         with self._core.loaded.use(base) as handle:
             made = self._core.store.derive(handle, agreement, spec)
-        return self._key(spec, draft, attributes, key_id, made, caller)
+        return self.key(spec, draft, attributes, key_id, made, caller)
 
-    def _key(
+    def key(
         self,
         spec: KeySpec,
         draft: m.KeyDraft,
@@ -90,6 +91,7 @@ class Making:
         made: GeneratedKey,
         caller: Caller,
     ) -> Key:
+        """Return the key that a draft describes, of what the token made."""
         if draft.shared and not attributes.token:
             raise RefusedError("share-rule", "a session key is its login's alone: share token keys")
         key = Key(
@@ -125,12 +127,12 @@ def with_material(key: Key, made: GeneratedKey) -> Key:
 def token_key(core: Core, ref: int, caller: Caller) -> Key:
     """Return a token key that the caller may use; another's is as if it were not there."""
     key = core.state.key(ref)
-    if not key.usable_by(caller.name):
-        raise NotFoundError("key", f"0x{ref:016x}", "see `cloister key list`")
+    check_usable(key, caller.name)
     return key
 
 
-def _requested(draft: m.KeyDraft) -> Mapping[str, str]:
+def requested_of(draft: m.KeyDraft) -> Mapping[str, str]:
+    """Return the attributes that a draft asks for, each once."""
     check_label(draft.label)
     given = dict(draft.attributes)
     if len(given) != len(draft.attributes):

@@ -17,6 +17,7 @@ from orchestrator.agent.core import Caller, Core
 from orchestrator.agent.making import Making, token_key
 from orchestrator.agent.passwords import PasswordCheck, hash_password
 from orchestrator.agent.session_keys import SessionKeys
+from orchestrator.agent.wrapping import Wrapping
 from orchestrator.model import entries as e
 from orchestrator.model.attribute_rules import operation_to_change
 from orchestrator.model.errors import RefusedError, UsageError
@@ -62,6 +63,8 @@ OPERATIONS: Final[dict[type, Operation]] = {
     m.ShareKey: Operation.SHARE_KEY,
     m.UnshareKey: Operation.SHARE_KEY,
     m.KeepSessionKey: Operation.GENERATE_KEY,
+    m.UnwrapKey: Operation.UNWRAP_KEY,
+    m.ImportPublicKey: Operation.IMPORT_PUBLIC_KEY,
 }
 
 
@@ -95,6 +98,7 @@ class Preparing:
         self._core, self._passwords = core, passwords
         self.making = Making(core)
         self.session_keys = SessionKeys(core)
+        self.wrapping = Wrapping(core, self.making, self.session_keys)
         self._works: OrderedDict[str, _Work] = OrderedDict()
         self.restoring: Snapshot | None = None
 
@@ -208,6 +212,11 @@ class Preparing:
                 return e.KeyShared(actor, asked.ref, parse_user_name(asked.user)), None, cluster
             case m.UnshareKey():
                 return e.KeyUnshared(actor, asked.ref, parse_user_name(asked.user)), None, cluster
+            case m.UnwrapKey():
+                return e.KeysCreated(actor, (self.wrapping.unwrap(asked, caller),)), None, cluster
+            case m.ImportPublicKey():
+                made = self.wrapping.import_public(asked, caller)
+                return e.KeysCreated(actor, (made,)), None, cluster
             case m.KeepSessionKey():
                 return (
                     e.KeysCreated(actor, (self.session_keys.kept(asked.ref, caller),)),

@@ -11,9 +11,10 @@ from orchestrator.control.controller import Ask, Controller
 from orchestrator.control.hosts import HostInfo
 from orchestrator.control.views import ChangeReport
 from orchestrator.model.errors import NotFoundError
-from orchestrator.model.key_spec import KeySpec
+from orchestrator.model.key_spec import KeySpec, KeyType
 from orchestrator.model.keys import SESSION_KEY_BIT, Key, parse_bool
 from orchestrator.model.roles import Role, check_password, parse_user_name
+from orchestrator.model.wrap_mechanism import WrapMechanism
 from orchestrator.sealed.recovery import SEED_BYTES, point_of, recovery_key, split_seed
 from orchestrator.wire import messages as m
 
@@ -108,15 +109,9 @@ class Changes:
             self._session.change_session_key(ref, name, value)
             return None, ref
         home = self._session.home_of(ref)
-        outcome = self._controller.change(
-            lambda _: m.KeepSessionKey(ref),
-            ticket=self._session.ticket(),
-            request=request,
-            author=home,
-        )
+        report, key = self._one_key(m.KeepSessionKey(ref), request, home)
         self._session.forget_session_key(ref)
-        self._session.heard(outcome.report.seq)
-        return outcome.report, outcome.keys[0].ref if outcome.keys else 0
+        return report, key.ref
 
     def share_key(self, ref: int, user: str, *, request: str | None = None) -> ChangeReport:
         """Let another crypto user use a token key."""
@@ -125,6 +120,37 @@ class Changes:
     def unshare_key(self, ref: int, user: str, *, request: str | None = None) -> ChangeReport:
         """Let a crypto user use a token key no more."""
         return self._plain(m.UnshareKey(ref, parse_user_name(user)), request)
+
+    def unwrap_key(
+        self,
+        unwrapper: int,
+        mechanism: WrapMechanism,
+        wrapped: bytes,
+        key_type: KeyType,
+        draft: m.KeyDraft,
+        *,
+        request: str | None = None,
+    ) -> tuple[ChangeReport, Key]:
+        """Make a token key of one that was wrapped outside; `draft` says how it shall be."""
+        change = m.UnwrapKey(unwrapper, mechanism.check(), wrapped, key_type, draft)
+        return self._one_key(change, request, self._session.home(unwrapper))
+
+    def import_public_key(
+        self, public: bytes, draft: m.KeyDraft, *, request: str | None = None
+    ) -> tuple[ChangeReport, Key]:
+        """Make a token key of an RSA or EC public key (PEM or DER)."""
+        return self._one_key(m.ImportPublicKey(public, draft), request, None)
+
+    def _one_key(
+        self, change: m.ChangeRequest, request: str | None, author: str | None
+    ) -> tuple[ChangeReport, Key]:
+        outcome = self._controller.change(
+            lambda _: change, ticket=self._session.ticket(), request=request, author=author
+        )
+        self._session.heard(outcome.report.seq)
+        if len(outcome.keys) != 1:
+            raise NotFoundError("key", f"of request {outcome.report.request}", "see the key list")
+        return outcome.report, outcome.keys[0]
 
     def create_recovery_key(
         self, threshold: int, shares: int, keep: Callable[[list[str]], None] = lambda _: None

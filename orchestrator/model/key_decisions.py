@@ -16,7 +16,7 @@ from orchestrator.model.attribute_rules import (
 )
 from orchestrator.model.errors import NotFoundError
 from orchestrator.model.key_spec import KeyClass
-from orchestrator.model.keys import Key, check_label
+from orchestrator.model.keys import Key, check_label, check_usable
 from orchestrator.model.roles import Operation, Role
 from orchestrator.model.rules import authorize, need
 from orchestrator.model.state import Put, State, Table, key_row
@@ -93,8 +93,7 @@ def _check_new_key(state: State, key: Key, owner: str) -> None:
 
 def check_owner(key: Key, user: str, deed: str) -> None:
     """Raise unless this key is `user`'s, who wants to do `deed` with it."""
-    if not key.usable_by(user):
-        raise NotFoundError("key", f"0x{key.ref:016x}", "see `cloister key list`")
+    check_usable(key, user)
     need(key.owner == user, "not-owner", f"key 0x{key.ref:016x} is {key.owner}'s to {deed}")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from orchestrator.model.entries import Record, SignedJoinRequest
-from orchestrator.model.key_spec import Agreement, KeyClass, KeySpec
+from orchestrator.model.key_spec import Agreement, KeyClass, KeySpec, KeyType
 from orchestrator.model.roles import Role
+from orchestrator.model.wrap_mechanism import WrapMechanism
 
 
 class KeyDraft(Record):
@@ -164,6 +165,23 @@ class KeepSessionKey(Record, tag=True):
     ref: int
 
 
+class UnwrapKey(Record, tag=True):
+    """Make a token key of one that was wrapped outside under key `unwrapper`."""
+
+    unwrapper: int
+    mechanism: WrapMechanism
+    wrapped: bytes
+    key_type: KeyType
+    draft: KeyDraft
+
+
+class ImportPublicKey(Record, tag=True):
+    """Make a token key of an RSA or EC public key (PEM or DER SubjectPublicKeyInfo)."""
+
+    public: bytes
+    draft: KeyDraft
+
+
 ChangeRequest = (
     CreateCluster
     | InitializeCluster
@@ -186,4 +204,6 @@ ChangeRequest = (
     | ShareKey
     | UnshareKey
     | KeepSessionKey
+    | UnwrapKey
+    | ImportPublicKey
 )
