@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from orchestrator.agent.core import Caller, Core, Peer
 from orchestrator.agent.joining import Joining
+from orchestrator.agent.objects import list_objects
 from orchestrator.agent.passwords import PasswordCheck
 from orchestrator.agent.preparing import Preparing, operation_of
 from orchestrator.agent.tickets import LIFE_MS, TicketBody, Tickets
@@ -376,6 +377,7 @@ _HANDLERS: Final[dict[type, tuple[Operation, Handler]]] = {
         Operation.UNWRAP_KEY,
         lambda h, r, c: h.using.unwrap_session_key(r, c),
     ),
+    m.ListObjects: (Operation.LIST_OBJECTS, lambda h, r, c: list_objects(h.core, r, c)),
     m.ChangeSessionKey: (Operation.CHANGE_KEY, lambda h, r, c: h.session_keys.change(r, c)),
     m.TakeSnapshot: (Operation.BACKUP, lambda h, r, _: h.joining.snapshot(r)),
     m.CheckSnapshot: (Operation.BACKUP, lambda h, r, _: h.joining.check_snapshot(r)),

@@ -60,6 +60,9 @@ OPERATIONS: Final[dict[type, Operation]] = {
     m.DeriveKeys: Operation.DERIVE_KEY,
     m.DeleteKey: Operation.DELETE_KEY,
     m.SetRecoveryKey: Operation.SET_RECOVERY_KEY,
+    m.PutObject: Operation.MANAGE_OBJECTS,
+    m.EditObject: Operation.MANAGE_OBJECTS,
+    m.DeleteObject: Operation.MANAGE_OBJECTS,
     m.ShareKey: Operation.SHARE_KEY,
     m.UnshareKey: Operation.SHARE_KEY,
     m.KeepSessionKey: Operation.GENERATE_KEY,
@@ -206,6 +209,12 @@ class Preparing:
             case m.SetRecoveryKey():
                 change = e.RecoveryKeySet(actor, asked.point, asked.threshold, asked.shares)
                 return change, None, cluster
+            case m.PutObject():
+                return e.ObjectCreated(actor, asked.draft), None, cluster
+            case m.EditObject():
+                return e.ObjectEdited(actor, asked.ref, asked.edit), None, cluster
+            case m.DeleteObject():
+                return e.ObjectDeleted(actor, asked.ref), None, cluster
             case m.ChangeKey():
                 return e.KeyChanged(actor, asked.ref, asked.name, asked.value), None, cluster
             case m.ShareKey():
@@ -299,7 +308,12 @@ class Preparing:
 
     def _limits(self) -> e.Limits:
         profile = self._core.profile
-        return e.Limits(profile.max_users, profile.max_keys, profile.max_asymmetric_keys)
+        return e.Limits(
+            profile.max_users,
+            profile.max_keys,
+            profile.max_asymmetric_keys,
+            profile.max_objects,
+        )
 
     def _removal(
         self,

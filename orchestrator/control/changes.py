@@ -13,6 +13,7 @@ from orchestrator.control.views import ChangeReport
 from orchestrator.model.errors import NotFoundError
 from orchestrator.model.key_spec import KeySpec, KeyType
 from orchestrator.model.keys import SESSION_KEY_BIT, Key, parse_bool
+from orchestrator.model.objects import ObjectDraft, ObjectEdit
 from orchestrator.model.roles import Role, check_password, parse_user_name
 from orchestrator.model.wrap_mechanism import WrapMechanism
 from orchestrator.sealed.recovery import SEED_BYTES, point_of, recovery_key, split_seed
@@ -94,6 +95,24 @@ class Changes:
     def delete_key(self, ref: int, *, request: str | None = None) -> ChangeReport:
         """Delete a token key from every HSM; backups still hold it."""
         return self._plain(m.DeleteKey(ref), request)
+
+    def put_object(
+        self, draft: ObjectDraft, *, request: str | None = None
+    ) -> tuple[ChangeReport, int]:
+        """Store a certificate or data object; return its reference."""
+        draft.check()
+        report = self._plain(m.PutObject(draft), request)
+        return report, report.seq << 16
+
+    def change_object(
+        self, ref: int, edit: ObjectEdit, *, request: str | None = None
+    ) -> ChangeReport:
+        """Change a certificate or data object."""
+        return self._plain(m.EditObject(ref, edit), request)
+
+    def delete_object(self, ref: int, *, request: str | None = None) -> ChangeReport:
+        """Delete a certificate or data object from every HSM; backups still hold it."""
+        return self._plain(m.DeleteObject(ref), request)
 
     def set_attribute(
         self, ref: int, name: str, value: str, *, request: str | None = None

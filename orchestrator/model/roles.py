@@ -63,6 +63,8 @@ class Operation(StrEnum):
     RESTORE = "restore"
     READ_AUDIT = "read-audit"
     ZEROIZE = "zeroize"
+    LIST_OBJECTS = "list-objects"
+    MANAGE_OBJECTS = "manage-objects"
     CHANGE_KEY = "change-key"
     TRUST_KEY = "trust-key"
     SHARE_KEY = "share-key"
@@ -110,6 +112,9 @@ GRANTS: Final[Mapping[Operation, frozenset[Role]]] = MappingProxyType(
         Operation.RESTORE: _APPLIANCE,
         Operation.READ_AUDIT: frozenset({Role.ADMIN, Role.APPLIANCE_USER}),
         Operation.ZEROIZE: _APPLIANCE,
+        # Without a log-in, those that are not private.
+        Operation.LIST_OBJECTS: _EVERYBODY,
+        Operation.MANAGE_OBJECTS: _USER,
         Operation.CHANGE_KEY: _USER,
         Operation.TRUST_KEY: _ADMIN,
         Operation.SHARE_KEY: _USER,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from orchestrator.model.entries import Record, SignedJoinRequest
 from orchestrator.model.key_spec import Agreement, KeyClass, KeySpec, KeyType
+from orchestrator.model.objects import ObjectDraft, ObjectEdit
 from orchestrator.model.roles import Role
 from orchestrator.model.wrap_mechanism import WrapMechanism
 
@@ -137,6 +138,25 @@ class SetRecoveryKey(Record, tag=True):
     shares: int
 
 
+class PutObject(Record, tag=True):
+    """Store a certificate or a data object."""
+
+    draft: ObjectDraft
+
+
+class EditObject(Record, tag=True):
+    """Change a certificate or data object."""
+
+    ref: int
+    edit: ObjectEdit
+
+
+class DeleteObject(Record, tag=True):
+    """Delete a certificate or data object."""
+
+    ref: int
+
+
 class ChangeKey(Record, tag=True):
     """Change an attribute of a token key (CLI name and value)."""
 
@@ -200,6 +220,9 @@ ChangeRequest = (
     | DeriveKeys
     | DeleteKey
     | SetRecoveryKey
+    | PutObject
+    | EditObject
+    | DeleteObject
     | ChangeKey
     | ShareKey
     | UnshareKey
