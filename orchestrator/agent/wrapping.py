@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from orchestrator.agent.core import Caller, Core
-from orchestrator.agent.making import Making, requested_of
+from orchestrator.agent.making import Making, check_approved, requested_of, with_material
 from orchestrator.agent.session_keys import SessionKeys
 from orchestrator.model.errors import RefusedError, UsageError
 from orchestrator.model.key_spec import CURVE_BITS, Curve, KeyClass, KeySpec, KeyType
@@ -50,6 +50,8 @@ class Wrapping:
         core, find = self._core, self._session_keys.any_key
         payload, wrapper = find(asked.payload, caller), find(asked.wrapper, caller)
         check_wrap(payload, wrapper, caller.name, asked.mechanism, core.state.meta.mode)
+        for key, other in ((payload, wrapper), (wrapper, payload)):
+            check_approved(core, "wrap", key, caller, asked.mechanism, other.ref.to_bytes(8, "big"))
         wrapped = core.store.wrap(
             _wrapping_key(wrapper), asked.mechanism, payload.blob, payload.spec
         )
@@ -68,12 +70,14 @@ class Wrapping:
         attributes, key_id = unwrapped(
             unwrapper, asked.key_type, draft.key_class, requested_of(draft), token=token
         )
+        unknown = KeySpec(asked.key_type, 0)
+        shaped = self._making.key(unknown, draft, attributes, key_id, caller)
+        check_unwrapped(unwrapper, shaped)
+        check_approved(core, "unwrap", unwrapper, caller, asked.mechanism, asked.wrapped)
         opened = core.store.unwrap(
             _wrapping_key(unwrapper), asked.mechanism, asked.wrapped, asked.key_type
         )
-        key = self._making.key(opened.spec, draft, attributes, key_id, opened.key, caller)
-        check_unwrapped(unwrapper, key)
-        return key
+        return with_material(msgspec.structs.replace(shaped, spec=opened.spec), opened.key)
 
     def unwrap_session(self, asked: m.UnwrapSessionKey, caller: Caller) -> Key:
         """Return a session key that agrees with its other halves, here and in the ledger."""
@@ -89,14 +93,9 @@ class Wrapping:
             KeyClass.PUBLIC, spec, requested_of(asked.draft), token=True
         )
         digest = hashlib.sha1(public, usedforsecurity=False).digest()[:3]
-        return self._making.key(
-            spec,
-            asked.draft,
-            msgspec.structs.replace(attributes, local=False),
-            key_id,
-            GeneratedKey(b"", public, digest),
-            caller,
-        )
+        outside = msgspec.structs.replace(attributes, local=False)
+        shaped = self._making.key(spec, asked.draft, outside, key_id, caller)
+        return with_material(shaped, GeneratedKey(b"", public, digest))
 
 
 def _wrapping_key(key: Key) -> WrappingKey:

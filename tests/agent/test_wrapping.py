@@ -24,6 +24,7 @@ from orchestrator.model.key_spec import (
     KeyType,
 )
 from orchestrator.model.keys import SESSION_KEY_BIT, Guards, Key
+from orchestrator.model.quorum import UseGrant, use_digest
 from orchestrator.model.roles import Role
 from orchestrator.model.state import Table, key_row
 from orchestrator.model.wrap_mechanism import WrapMechanism, WrapScheme
@@ -357,3 +358,31 @@ def test_public_keys_are_imported_as_they_are(used: Wrapped) -> None:
     assert code_of(used.change, m.ImportPublicKey(der, draft())) == "usage"
     private_only = m.ImportPublicKey(der, draft(KeyClass.PUBLIC, sign="true"))
     assert code_of(used.change, private_only) == "attribute-read-only"
+
+
+# --- quorum ---
+
+
+@pytest.mark.parametrize("values", [(0, 2), (2, 0), (2, 2)])
+def test_what_a_quorum_guards_leaves_with_its_approval_alone(
+    used: Wrapped, values: tuple[int, int]
+) -> None:
+    kek = used.kek()
+    manage, use = values
+    guarded = m.KeyDraft(
+        KeyClass.SECRET, "guarded", shared=("friend",), manage_quorum=manage, use_quorum=use
+    )
+    [key] = used.make(AES, guarded)
+    assert wrap_code(used, key, kek) == "quorum-failed"
+    request = use_digest("wrap", key.ref, "cu", KWP, kek.ref.to_bytes(8, "big"))
+    for machine in used.cluster.machines:  # as an approved `KeyUseApproved` leaves it
+        assert machine.hsm is not None
+        grant = UseGrant(key.ref, "cu", used.cluster.clock.ms + 60_000)
+        machine.hsm.core.state.tables[Table.GRANTS][request.hex()] = grant
+    assert len(used.session.wrap_key(key.ref, kek.ref, KWP)) == 40
+    assert wrap_code(used, key, used.kek()) == "quorum-failed"  # under this key alone
+    relabel = m.ChangeKey(key.ref, "label", "x")
+    if manage:
+        assert code_of(used.change, relabel) == "quorum-approval"
+    else:
+        used.change(relabel)
