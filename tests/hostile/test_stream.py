@@ -115,6 +115,7 @@ def every_request(cluster: LocalCluster) -> list[m.Request]:
         m.KeepSessionKey(1 << 63),
         m.UnwrapKey(1 << 16, WRAP, bytes(40), KeyType.AES, DRAFT),
         m.ImportPublicKey(b"-----BEGIN", m.KeyDraft(KeyClass.PUBLIC, "label")),
+        m.TakeReplica("cluster-aaaaaaaaaaa", bytes(100), of_user=True),
     ]
     return [
         m.Hello(),
@@ -153,6 +154,10 @@ def every_request(cluster: LocalCluster) -> list[m.Request]:
         m.Zeroize(),
         m.ReadAudit(t, 0),
         m.ChangeSessionKey(t, 1 << 63, "label", "text"),
+        m.SealKey(t, 0, 1 << 16, "cluster-aaaaaaaaaaa", Credential(b"member", bytes(256))),
+        m.SealUser(
+            t, 0, "cu", Role.CRYPTO_USER, "cluster-aaaaaaaaaaa", Credential(b"member", bytes(256))
+        ),
         m.WrapKey(t, 0, 1 << 16, 1 << 17, WRAP),
         m.UnwrapSessionKey(t, 0, 1 << 16, WRAP, bytes(40), KeyType.AES, DRAFT),
     ]
