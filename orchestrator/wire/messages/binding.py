@@ -11,6 +11,11 @@ def password_info(purpose: str, hsm: str, nonce: bytes, role: str, name: str) ->
     return f"cloister/1 {purpose} {hsm} {role} {name} ".encode() + nonce
 
 
+def replica_info(source: str, destination: str, hsm: str) -> bytes:
+    """Return what binds a replica to both clusters and to the HSM that may open it."""
+    return f"cloister/1 replica {source} {destination} {hsm}".encode()
+
+
 def box_info(epoch: int, cluster: str) -> bytes:
     """Return what binds the boxes of a rekeying entry."""
     return f"cloister/1 rekey {epoch} {cluster}".encode()
