@@ -11,6 +11,7 @@ import typer.core
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, utils
 
+from orchestrator.cli import key_view
 from orchestrator.cli.app import build
 from orchestrator.model.key_spec import KeyClass, KeySpec, KeyType
 from orchestrator.model.keys import Key
@@ -40,6 +41,17 @@ class Scenario:
 _AES: Final = make_key(KeyClass.SECRET, KeySpec(KeyType.AES, 256), "data")
 _RSA: Final = make_key(KeyClass.PUBLIC, KeySpec(KeyType.RSA, 2048), "web")
 _SIGN: Final = "--key-filter attr.label=web --hash-function sha256 --data SGVsbG8="
+_FILTER: Final = "--filter attr.label=data"
+_CLONES: Final = "--source-cluster-id cluster-a --destination-cluster-id cluster-a"
+_PEM: Final = key_view.public_pem(make_key(KeyClass.PUBLIC, EC_SPEC, "web")).decode()
+_REG: Final = StandIns(Path()).possession().pack().decode()
+_WRAPS: Final = {
+    "aes-gcm": " --tag-length-bits 128", "aes-no-pad": "", "aes-pkcs5-pad": "", "aes-zero-pad": "",
+    "cloudhsm-aes-gcm": " --tag-length-bits 128",
+    "rsa-aes": " --hash-function sha1 --mgf mgf1-sha1",
+    "rsa-oaep": " --hash-function sha1 --mgf mgf1-sha1",
+    "rsa-pkcs": "",
+}  # fmt: skip
 SCENARIOS: Final = {
     "lab up": Scenario("--azs 2"),
     "lab status": Scenario(""),
@@ -83,6 +95,44 @@ SCENARIOS: Final = {
     "key generate-asymmetric-pair ec": Scenario(
         "--public-label ca-pub --private-label ca --curve secp256r1", needs_login=True
     ),
+    "user unlock": Scenario("--username alice --role crypto-user", needs_login=True),
+    "user disable": Scenario("--username alice --role crypto-user", needs_login=True),
+    "user enable": Scenario("--username alice --role crypto-user", needs_login=True),
+    "user transfer-keys": Scenario("--username alice --to bob", needs_login=True),
+    "user change-mfa token-sign": Scenario(
+        "--username alice --role crypto-user --deregister", needs_login=True
+    ),
+    "user change-quorum token-sign register": Scenario(
+        "--public-key {tmp}/a.pub --signed-token {tmp}/reg", True, files={"a.pub": "", "reg": _REG}
+    ),
+    "user replicate": Scenario(f"--username alice --role crypto-user {_CLONES}", True),
+    "quorum token-sign generate": Scenario("--service user --token {tmp}/token", True),
+    "quorum token-sign list": Scenario("", needs_login=True),
+    "quorum token-sign list-quorum-values": Scenario(""),
+    "quorum token-sign set-quorum-value": Scenario("--service user --value 2", True),
+    "quorum token-sign delete": Scenario("--scope all", needs_login=True),
+    "key share": Scenario(f"{_FILTER} --username bob --role crypto-user", needs_login=True),
+    "key unshare": Scenario(f"{_FILTER} --username bob --role crypto-user", needs_login=True),
+    "key set-attribute": Scenario(f"{_FILTER} --name label --value new", needs_login=True),
+    "key replicate": Scenario(f"{_FILTER} {_CLONES}", needs_login=True),
+    "key import pem": Scenario(
+        "--path {tmp}/web.pem --label web --key-type-class ec-public", True, files={"web.pem": _PEM}
+    ),
+    **{
+        f"key wrap {name}": Scenario(
+            f"--payload-filter attr.label=data --wrapping-filter attr.label=kek{options}", True
+        )
+        for name, options in _WRAPS.items()
+    },
+    **{
+        f"key unwrap {name}": Scenario(
+            "--filter attr.label=kek --data AAAA --key-type-class aes --label back"
+            + options
+            + " --iv 00" * (name == "aes-gcm"),
+            needs_login=True,
+        )
+        for name, options in _WRAPS.items()
+    },
     "key list": Scenario("", needs_login=True),
     "key delete": Scenario("--filter attr.label=data --yes", needs_login=True, key=_AES),
     "key generate-file": Scenario(

@@ -35,8 +35,18 @@ from orchestrator.model.errors import LoginFailedError
 from orchestrator.model.key_spec import Curve, KeyClass, KeySpec, KeyType
 from orchestrator.model.keys import Attributes, Key, KeyFilter
 from orchestrator.model.profile import FirmwareProfile
+from orchestrator.model.quorum import ApprovalData
 from orchestrator.model.roles import Role
-from orchestrator.wire.messages import AuditRecord, KeyDraft, KeyPage, UserView
+from orchestrator.model.services import Service
+from orchestrator.sealed.token_files import Possession, PossessionFile, TokenFile
+from orchestrator.wire.messages import (
+    AuditRecord,
+    KeyDraft,
+    KeyPage,
+    QuorumPage,
+    TokenView,
+    UserView,
+)
 
 CLUSTER, HSM, BACKUP = "cluster-aaaaaaaaaaa", "hsm-bbbbbbbbbbb", "backup-ccccccccccc"
 NOON = 1_790_000_000_000
@@ -190,6 +200,7 @@ class StandIns(Services):
             resolve_hsm=lambda *_: (CLUSTER, HSM),
             resolve_backup=lambda _: BACKUP,
             clusters=lambda: [CLUSTER],
+            cluster=lambda _: SimpleNamespace(hsm_type="hsm2m.medium"),
         )
 
     @property
@@ -246,7 +257,12 @@ class StandIns(Services):
         return FakeSession(self, role, name)
 
     def recovery_key(
-        self, threshold: int, shares: int, keep: Callable[[list[str]], None]
+        self,
+        threshold: int,
+        shares: int,
+        keep: Callable[[list[str]], None],
+        *,
+        approval: TokenFile | None = None,
     ) -> list[str]:
         self.calls.append(("create_recovery_key", threshold, shares))
         words = ["alpha beta"] * shares
@@ -254,13 +270,54 @@ class StandIns(Services):
         return words
 
     def changes(self, cluster: str, session: Any) -> Any:
-        names = ("create_user", "delete_user", "change_password", "admit_host", "expel_host")
+        names = (
+            "create_user", "delete_user", "change_password", "unlock_user", "disable_user",
+            "enable_user", "transfer_keys", "admit_host", "expel_host", "delete_key", "share_key",
+            "unshare_key", "set_mfa", "remove_mfa",
+        )  # fmt: skip
+        quorum = SimpleNamespace(
+            generate=self.note("generate", TokenFile(self.approval_data(Service.USER))),
+            registration=self.note("registration", self.possession()),
+            register=self.note("register", CHANGE),
+            set_value=self.note("set_value", CHANGE),
+            delete_tokens=self.note("delete_tokens", CHANGE),
+            approve_use=self.note("approve_use", CHANGE),
+            approve_sign=self.note("approve_sign", CHANGE),
+        )
         return SimpleNamespace(
             **{name: self.note(name, CHANGE) for name in names},
-            delete_key=self.note("delete_key", CHANGE),
+            quorum=quorum,
+            set_attribute=self.note("set_attribute", (CHANGE, 0x70000)),
+            unwrap_key=self.note("unwrap_key", (CHANGE, self.key)),
+            import_public_key=self.note("import_public_key", (CHANGE, self.key)),
+            mfa_enrolment=self.note("mfa_enrolment", self.possession()),
             generate_keys=self.generate_keys,
             create_recovery_key=self.recovery_key,
         )
+
+    def approval_data(self, service: Service) -> ApprovalData:
+        return ApprovalData(service, 0, "admin", NOON // 1000, "", (bytes(16),))
+
+    def possession(self) -> PossessionFile:
+        data = self.approval_data(Service.REGISTRATION)
+        return PossessionFile((Possession(data, b"signed"),))
+
+    def quorum(self, cluster: str) -> QuorumPage:
+        admin = TokenView(
+            bytes(32), Service.USER, 0, "admin", Role.ADMIN, "", NOON, NOON + 600_000, 2
+        )
+        ours = TokenView(
+            bytes(32), Service.KEY_USAGE, 0x70000, "alice", Role.CRYPTO_USER, "", NOON, NOON, 2
+        )
+        return QuorumPage(((Service.USER, 2),), False, False, 600, 600, (admin, ours))
+
+    @property
+    def clock(self) -> Any:
+        return SimpleNamespace(now_ms=lambda: NOON)
+
+    def controller(self, cluster: str) -> Any:
+        outcome = SimpleNamespace(report=CHANGE, keys=(self.key,))
+        return SimpleNamespace(cluster=cluster, change=self.note("change", outcome))
 
     def generate_keys(
         self, spec: KeySpec, drafts: tuple[KeyDraft, ...], *, request: str | None = None
@@ -289,6 +346,16 @@ class FakeSession:
     def list_keys(self, key_filter: KeyFilter, offset: int, limit: int) -> KeyPage:
         self.services.calls.append(("list", key_filter, offset, limit))
         return KeyPage((self.services.key,), self.services.total_keys)
+
+    def ticket(self) -> bytes:
+        return b""
+
+    def heard(self, seq: int) -> None:
+        pass
+
+    def wrap_key(self, payload: int, wrapper: int, mechanism: Any) -> bytes:
+        self.services.calls.append(("wrap_key", payload, wrapper, mechanism))
+        return bytes(24)
 
     def make_session_keys(self, spec: KeySpec, drafts: tuple[KeyDraft, ...]) -> tuple[Key, ...]:
         self.services.calls.append(("session-keys", spec, drafts))
