@@ -73,6 +73,8 @@ def service_of(change: e.Change, policy: QuorumPolicy) -> tuple[Service | None, 
             return Service.KEY_DELETE, 0
         case e.HsmRemoved():
             return Service.HSM_DELETE, 0
+        case e.ClusterClosed():
+            return Service.CLUSTER_DELETE, 0
         case e.ClusterRestored():
             return Service.BACKUP_RESTORE, 0
         case e.KeyUseApproved():
@@ -142,6 +144,8 @@ def words_of(change: e.Change) -> str:  # one case per guarded kind of change, a
             return _words("key delete", **{"key-reference": f"0x{change.ref:016x}"})
         case e.HsmRemoved():
             return _words("hsm delete", hsm=change.hsm, compromised=change.compromised)
+        case e.ClusterClosed():
+            return "cluster delete"
         case e.ClusterRestored():
             return _words("backup restore", backup=change.source_backup)
         case e.KeyUseApproved():

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.client.session import Session
+from orchestrator.control.backups import Backups
 from orchestrator.control.changes import Changes
+from orchestrator.control.quorum import restore_request
 from orchestrator.lab import demo, lab
 from orchestrator.model import entries as e
 from orchestrator.model.errors import OrchestratorError
@@ -358,3 +360,48 @@ def test_a_lent_login_for_applications(site: Site, eve: OpensslKey) -> None:
     assert refusal(lambda: lent.random(8)).code == "ticket-refused"
     assert refusal(lambda: site.plane.login_with_ticket(again)).code == "ticket-refused"
     assert refusal(lambda: changes.issue_login_ticket(os.getuid(), 25)).code == "ticket-rule"
+
+
+def set_value(site: Site, service: Service, value: int) -> None:
+    site.of("ana").quorum.set_value(service, value)
+
+
+def test_restoring_a_backup_and_deleting_the_cluster_can_need_people(site: Site) -> None:
+    """Last, for the cluster of this module ends with it."""
+    for service in (Service.HSM_DELETE, Service.CLUSTER_DELETE, Service.BACKUP_RESTORE):
+        set_value(site, service, 2)
+    plane, cluster = site.plane, site.cluster
+    backup = Backups(plane).create(cluster)
+    # Restoring: the backup's own admins approve, of this very backup.
+    made = plane.create_cluster("hsm2m.medium", (), None, backup.backup_id)
+    zone = made.availability_zones[0]
+    assert MESSAGE in str(refusal(lambda: plane.create_hsm(made.cluster_id, zone)))
+    now_s = plane.clock.now_ms() // 1000
+    other = site.approved(restore_request("backup-other", "ana", now_s), "ana", "cai")
+    assert "backup-other" in str(
+        refusal(lambda: plane.create_hsm(made.cluster_id, zone, approval=other))
+    )
+    late = site.approved(restore_request(backup.backup_id, "ana", now_s - 700), "ana", "cai")
+    assert "expired" in str(refusal(lambda: plane.create_hsm(made.cluster_id, zone, approval=late)))
+    approval = site.approved(restore_request(backup.backup_id, "ana", now_s), "ana", "cai")
+    [restored] = [plane.create_hsm(made.cluster_id, zone, approval=approval)]
+    assert len(plane.users(made.cluster_id)) == len(plane.users(cluster))
+    # Deleting the restored cluster's only HSM: force is no approval.
+    for _ in range(2):  # a refusal leaves nothing that a second try could rely on
+        refused = refusal(lambda: plane.delete_hsm(made.cluster_id, restored.hsm_id, force=True))
+        assert str(refused) == MESSAGE
+    session = plane.login(made.cluster_id, Role.ADMIN, "ana", PASSWORD)
+    site.sessions.append(session)
+    token = plane.changes(made.cluster_id, session).quorum.request(e.ClusterClosed())
+    plane.delete_hsm(
+        made.cluster_id, restored.hsm_id, force=True, approval=site.approved(token, "ana", "ben")
+    )
+    plane.delete_cluster(made.cluster_id)
+    # Deleting one HSM of several.
+    victim = plane.hsms(cluster)[0].hsm_id
+    assert str(refusal(lambda: plane.delete_hsm(cluster, victim, force=False))) == MESSAGE
+    assert victim in {view.hsm_id for view in plane.hsms(cluster)}
+    draft = e.HsmRemoved(victim, e.Rekey(0, ()), compromised=False)
+    token = site.of("ana").quorum.request(draft)
+    plane.delete_hsm(cluster, victim, force=False, approval=site.approved(token, "ana", "ben"))
+    assert victim not in {view.hsm_id for view in plane.hsms(cluster)}

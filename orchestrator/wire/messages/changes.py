@@ -243,6 +243,10 @@ class RevokeLoginTicket(Record, tag=True):
     login: str
 
 
+class CloseCluster(Record, tag=True):
+    """Let the last HSM go; see `entries.ClusterClosed`."""
+
+
 PeopleRequest = (
     UnlockUser
     | DisableUser
@@ -298,6 +302,7 @@ ChangeRequest = (
     | DeleteKey
     | SetRecoveryKey
     | PeopleRequest
+    | CloseCluster
     | PutObject
     | EditObject
     | DeleteObject
