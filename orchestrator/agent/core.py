@@ -326,6 +326,10 @@ def _subject_of(change: e.Change, puts: tuple[Put, ...]) -> str:
             return f"{change.role}/{change.name}"
         case e.ObjectCreated() | e.ObjectEdited() | e.ObjectDeleted():
             return " ".join(f"0x{put.name}" for put in puts if put.table is Table.OBJECTS)
+        case e.KeyChanged():
+            return f"0x{change.ref:016x} {change.name}"
+        case e.KeyShared() | e.KeyUnshared():
+            return f"0x{change.ref:016x} {change.user}"
         case e.KeysTransferred():
             return f"{change.name} to {change.to}"
         case e.QuorumValueSet():

@@ -16,7 +16,9 @@ from orchestrator.agent.certificate_request import signing_request
 from orchestrator.agent.core import Caller, Core
 from orchestrator.agent.making import Making, token_key
 from orchestrator.agent.passwords import PasswordCheck, hash_password
+from orchestrator.agent.session_keys import SessionKeys
 from orchestrator.model import entries as e
+from orchestrator.model.attribute_rules import operation_to_change
 from orchestrator.model.errors import RefusedError, UsageError
 from orchestrator.model.key_spec import (
     Curve,
@@ -73,11 +75,14 @@ OPERATIONS: Final[dict[type, Operation]] = {
     m.PutObject: Operation.MANAGE_OBJECTS,
     m.EditObject: Operation.MANAGE_OBJECTS,
     m.DeleteObject: Operation.MANAGE_OBJECTS,
+    m.ShareKey: Operation.SHARE_KEY,
+    m.UnshareKey: Operation.SHARE_KEY,
+    m.KeepSessionKey: Operation.GENERATE_KEY,
 }
 
 
 def operation_of(change: m.ChangeRequest, caller: Caller) -> Operation:
-    """Return the operation that a change needs; what touches a login depends on whose."""
+    """Return the operation that a change needs; of some, it depends on whose or what is changed."""
     match change:
         case m.ChangePassword() | m.ChangeMfa():
             own = (change.role, change.name) == (caller.role, caller.name)
@@ -86,6 +91,8 @@ def operation_of(change: m.ChangeRequest, caller: Caller) -> Operation:
             return Operation.CHANGE_OWN_MFA if own else Operation.CHANGE_OTHER_MFA
         case m.DeleteTokens():
             return Operation.DELETE_ALL_TOKENS if change.of_all else Operation.DELETE_OWN_TOKENS
+        case m.ChangeKey():
+            return operation_to_change(change.name)
         case _:
             return OPERATIONS[type(change)]
 
@@ -100,6 +107,7 @@ class _Work:
     change: e.Change
     secrets: Secrets | None
     cluster: str
+    session_ref: int = 0
 
 
 class Preparing:
@@ -108,6 +116,7 @@ class Preparing:
     def __init__(self, core: Core, passwords: PasswordCheck) -> None:
         self._core, self._passwords = core, passwords
         self.making = Making(core)
+        self.session_keys = SessionKeys(core)
         self._works: OrderedDict[str, _Work] = OrderedDict()
         self.restoring: Snapshot | None = None
 
@@ -132,7 +141,8 @@ class Preparing:
         of_login = caller.login if isinstance(asked.change, m.EndLogin) else ""
         if work is None or (work.asked, work.of_login) != (encoded, of_login):
             change, secrets, cluster = self._work(asked.change, caller)
-            work = _Work(encoded, by, of_login, change, secrets, cluster)
+            kept = asked.change.ref if isinstance(asked.change, m.KeepSessionKey) else 0
+            work = _Work(encoded, by, of_login, change, secrets, cluster, kept)
             self._works[asked.request] = work
             while len(self._works) > _WORKS_KEPT:
                 self._works.popitem(last=False)
@@ -145,7 +155,9 @@ class Preparing:
 
     def forget(self, request: str) -> None:
         """Drop the work of a request that has been committed."""
-        self._works.pop(request, None)
+        work = self._works.pop(request, None)
+        if work is not None and work.session_ref:
+            self.session_keys.drop(work.session_ref)
 
     def _work(  # one case per kind of change, all straight
         self, asked: m.ChangeRequest, caller: Caller
@@ -223,6 +235,18 @@ class Preparing:
                 return e.ObjectEdited(actor, asked.ref, asked.edit), None, cluster
             case m.DeleteObject():
                 return e.ObjectDeleted(actor, asked.ref), None, cluster
+            case m.ChangeKey():
+                return e.KeyChanged(actor, asked.ref, asked.name, asked.value), None, cluster
+            case m.ShareKey():
+                return e.KeyShared(actor, asked.ref, parse_user_name(asked.user)), None, cluster
+            case m.UnshareKey():
+                return e.KeyUnshared(actor, asked.ref, parse_user_name(asked.user)), None, cluster
+            case m.KeepSessionKey():
+                return (
+                    e.KeysCreated(actor, (self.session_keys.kept(asked.ref, caller),)),
+                    None,
+                    cluster,
+                )
             case _:
                 return self._people(asked, caller), None, cluster
 

@@ -20,7 +20,13 @@ from orchestrator.model.factor_decisions import (
     ticket_issued,
     ticket_revoked,
 )
-from orchestrator.model.key_decisions import check_deletable, keys_created
+from orchestrator.model.key_decisions import (
+    check_deletable,
+    key_changed,
+    key_shared,
+    key_unshared,
+    keys_created,
+)
 from orchestrator.model.object_decisions import object_created, object_deleted, object_edited
 from orchestrator.model.ownership import keys_transferred
 from orchestrator.model.quorum_decisions import (
@@ -165,6 +171,12 @@ def _decide(
             return object_edited(state, change)
         case e.ObjectDeleted():
             return object_deleted(state, change)
+        case e.KeyChanged():
+            return key_changed(state, change)
+        case e.KeyShared():
+            return key_shared(state, change)
+        case e.KeyUnshared():
+            return key_unshared(state, change)
         case _:
             return _decide_on_people(state, header, change)
 

@@ -31,7 +31,7 @@ def check_heir(state: State, name: str, to: str) -> None:
 def left_behind(state: State, name: str, to: str) -> tuple[Put, ...]:
     """Return what `name` owns, as it is when it belongs to `to`."""
     keys = [
-        _key_with(key, to, tuple(user for user in key.shared if user != to))
+        with_users(key, to, tuple(user for user in key.shared if user != to))
         for key in state.all_keys()
         if key.owner == name
     ]
@@ -52,7 +52,7 @@ def left_behind(state: State, name: str, to: str) -> tuple[Put, ...]:
 def shares_ended(state: State, name: str) -> tuple[Put, ...]:
     """Return what is shared with a crypto user who leaves, without that user."""
     keys = [
-        _key_with(key, key.owner, tuple(user for user in key.shared if user != name))
+        with_users(key, key.owner, tuple(user for user in key.shared if user != name))
         for key in state.all_keys()
         if name in key.shared
     ]
@@ -70,7 +70,8 @@ def shares_ended(state: State, name: str) -> tuple[Put, ...]:
     return (*keys, *objects)
 
 
-def _key_with(key: Key, owner: str, shared: tuple[str, ...]) -> Put:
+def with_users(key: Key, owner: str, shared: tuple[str, ...]) -> Put:
+    """Return a key as it is with these users, enough for its quorum values."""
     try:
         check_key_quorum((key.manage_quorum, key.use_quorum), 1 + len(shared))
     except RefusedError as exc:
