@@ -335,7 +335,7 @@ class Hsm:
     def zeroize(self, _: m.Zeroize, _caller: Caller) -> m.Done:
         """Destroy all keys of an HSM that has left, or was never a member."""
         core = self.core
-        if core.state.seq and not core.is_removed:
+        if core.state.seq and not core.is_removed and not core.state.meta.closed:
             raise RefusedError("member", f"{core.config.hsm} is a member: remove it first")
         core.vault.audit(core.line("zeroize", "", core.config.hsm, "done"))
         with core.lock:
