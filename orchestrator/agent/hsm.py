@@ -378,6 +378,11 @@ _HANDLERS: Final[dict[type, tuple[Operation, Handler]]] = {
         lambda h, r, c: h.using.derive_session_key(r, c),
     ),
     m.DropSessionKey: (Operation.DELETE_KEY, lambda h, r, c: h.using.drop_session_key(r, c)),
+    m.ImportSessionKey: (
+        Operation.IMPORT_CLEAR_KEY,
+        lambda h, r, c: h.using.import_session_key(r, c),
+    ),
+    m.CopySessionKey: (Operation.COPY_KEY, lambda h, r, c: h.using.copy_session_key(r, c)),
     m.ListObjects: (Operation.LIST_OBJECTS, lambda h, r, c: list_objects(h.core, r, c)),
     m.TakeSnapshot: (Operation.BACKUP, lambda h, r, _: h.joining.snapshot(r)),
     m.CheckSnapshot: (Operation.BACKUP, lambda h, r, _: h.joining.check_snapshot(r)),
