@@ -35,7 +35,7 @@ from orchestrator.model.key_spec import (
     SignMechanism,
     SignScheme,
 )
-from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter
+from orchestrator.model.keys import Key, KeyFilter
 from orchestrator.model.objects import ObjectFilter
 from orchestrator.model.roles import Role
 from orchestrator.wire import messages as m
@@ -336,10 +336,25 @@ class Session:
 
     def drop_session_key(self, ref: int) -> None:
         """Delete a session key."""
-        if not ref & SESSION_KEY_BIT or ref not in self._homes:
-            raise NotFoundError("session key", f"0x{ref:016x}")
-        home = self._homes.pop(ref)
+        home = self.home_of(ref)
+        self.forget_session_key(ref)
         self._call(lambda ticket, _: m.DropSessionKey(ticket, ref), m.Done, home)
+
+    def change_session_key(self, ref: int, name: str, value: str) -> None:
+        """Change an attribute of a session key (CLI name and value)."""
+        home = self.home_of(ref)
+        self._call(lambda ticket, _: m.ChangeSessionKey(ticket, ref, name, value), m.Done, home)
+
+    def home_of(self, ref: int) -> str:
+        """Return the HSM where a session key of this session lives."""
+        try:
+            return self._homes[ref]
+        except KeyError:
+            raise NotFoundError("session key", f"0x{ref:016x}") from None
+
+    def forget_session_key(self, ref: int) -> None:
+        """Note that a session key has become a token key."""
+        self._homes.pop(ref, None)
 
     def close(self) -> None:
         """Forget the ticket and end the connections; session keys die with them."""

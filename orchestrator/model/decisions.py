@@ -13,7 +13,13 @@ import msgspec
 
 from orchestrator.model import entries as e
 from orchestrator.model.errors import RefusedError, TamperedError
-from orchestrator.model.key_decisions import check_deletable, keys_created
+from orchestrator.model.key_decisions import (
+    check_deletable,
+    key_changed,
+    key_shared,
+    key_unshared,
+    keys_created,
+)
 from orchestrator.model.object_decisions import object_created, object_deleted, object_edited
 from orchestrator.model.roles import (
     APPLIANCE_NAME,
@@ -128,6 +134,12 @@ def _decide(
             return object_edited(state, change)
         case e.ObjectDeleted():
             return object_deleted(state, change)
+        case e.KeyChanged():
+            return key_changed(state, change)
+        case e.KeyShared():
+            return key_shared(state, change)
+        case e.KeyUnshared():
+            return key_unshared(state, change)
         case _:
             assert_never(change)
 

@@ -277,6 +277,31 @@ class KeyDeleted(Record, tag="key-deleted"):
     ref: int
 
 
+class KeyChanged(Record, tag="key-changed"):
+    """An attribute of a token key has another value (CLI name and value)."""
+
+    actor: Actor
+    ref: int
+    name: str
+    value: str
+
+
+class KeyShared(Record, tag="key-shared"):
+    """Another crypto user may use a token key."""
+
+    actor: Actor
+    ref: int
+    user: str
+
+
+class KeyUnshared(Record, tag="key-unshared"):
+    """A crypto user may use a token key no more."""
+
+    actor: Actor
+    ref: int
+    user: str
+
+
 class RecoveryKeySet(Record, tag="recovery-key-set"):
     """Backups carry the masking key encrypted to `point` (P-384), split `threshold` of `shares`."""
 
@@ -333,6 +358,9 @@ Change = (
     | ObjectCreated
     | ObjectEdited
     | ObjectDeleted
+    | KeyChanged
+    | KeyShared
+    | KeyUnshared
 )
 
 T = TypeVar("T", bound=msgspec.Struct)

@@ -67,6 +67,9 @@ class Operation(StrEnum):
     COPY_KEY = "copy-key"
     LIST_OBJECTS = "list-objects"
     MANAGE_OBJECTS = "manage-objects"
+    CHANGE_KEY = "change-key"
+    TRUST_KEY = "trust-key"
+    SHARE_KEY = "share-key"
 
 
 _EVERYBODY: Final = frozenset({Role.ADMIN, Role.CRYPTO_USER, Role.APPLIANCE_USER, Role.NONE})
@@ -113,6 +116,9 @@ GRANTS: Final[Mapping[Operation, frozenset[Role]]] = MappingProxyType(
         # Without a log-in, those that are not private.
         Operation.LIST_OBJECTS: _EVERYBODY,
         Operation.MANAGE_OBJECTS: _USER,
+        Operation.CHANGE_KEY: _USER,
+        Operation.TRUST_KEY: _ADMIN,
+        Operation.SHARE_KEY: _USER,
     }
 )
 

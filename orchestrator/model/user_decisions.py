@@ -6,6 +6,7 @@ import msgspec
 
 from orchestrator.model import entries as e
 from orchestrator.model.errors import RefusedError
+from orchestrator.model.key_decisions import shares_ended
 from orchestrator.model.object_decisions import object_shares_ended
 from orchestrator.model.roles import (
     APPLIANCE_NAME,
@@ -40,7 +41,8 @@ def user_deleted(state: State, change: e.UserDeleted) -> tuple[Put, ...]:
     _require_deletable(state, change.role, change.name)
     gone = Put(Table.USERS, user_row(change.role, change.name), None)
     if change.role is Role.CRYPTO_USER:
-        return (gone, *object_shares_ended(state, change.name))
+        name = change.name
+        return (gone, *shares_ended(state, name), *object_shares_ended(state, name))
     return (gone,)
 
 

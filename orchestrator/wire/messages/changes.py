@@ -9,11 +9,14 @@ from orchestrator.model.roles import Role
 
 
 class KeyDraft(Record):
-    """One key object to make: `attributes` are CLI names and values."""
+    """One key object to make: attributes and templates are CLI names and values."""
 
     key_class: KeyClass
     label: str
     attributes: tuple[tuple[str, str], ...] = ()
+    shared: tuple[str, ...] = ()
+    wrap_template: tuple[tuple[str, str], ...] = ()
+    unwrap_template: tuple[tuple[str, str], ...] = ()
 
 
 class CreateCluster(Record, tag=True):
@@ -179,6 +182,34 @@ class DeleteObject(Record, tag=True):
     ref: int
 
 
+class ChangeKey(Record, tag=True):
+    """Change an attribute of a token key (CLI name and value)."""
+
+    ref: int
+    name: str
+    value: str
+
+
+class ShareKey(Record, tag=True):
+    """Let another crypto user use a token key."""
+
+    ref: int
+    user: str
+
+
+class UnshareKey(Record, tag=True):
+    """Let a crypto user use a token key no more."""
+
+    ref: int
+    user: str
+
+
+class KeepSessionKey(Record, tag=True):
+    """Make a session key of this login and HSM a token key; the session key is gone then."""
+
+    ref: int
+
+
 ChangeRequest = (
     CreateCluster
     | InitializeCluster
@@ -202,4 +233,8 @@ ChangeRequest = (
     | PutObject
     | EditObject
     | DeleteObject
+    | ChangeKey
+    | ShareKey
+    | UnshareKey
+    | KeepSessionKey
 )

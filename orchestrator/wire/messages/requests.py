@@ -223,6 +223,15 @@ class ListObjects(Record, tag=True):
     limit: int = 100
 
 
+class ChangeSessionKey(Record, tag=True):
+    """Change an attribute of a session key (CLI name and value)."""
+
+    ticket: bytes
+    ref: int
+    name: str
+    value: str
+
+
 class TakeSnapshot(Record, tag=True):
     """Seal the state to the backup key; fetch it with Download. `reason` is for people."""
 
@@ -309,7 +318,9 @@ Request = (
     | MakeSessionKeys | DeriveSessionKey | DropSessionKey
     | TakeSnapshot | CheckSnapshot | Upload | Download | JoinChallenge | JoinStart | JoinGrant
     | JoinAccept | RecoverStart | RecoverAccept | Pending | Zeroize | ReadAudit
-    | ImportSessionKey | CopySessionKey | ListObjects
+    | ListObjects
+    | ChangeSessionKey
+    | ImportSessionKey | CopySessionKey
 )  # fmt: skip
 
 _request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
