@@ -54,7 +54,9 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Used]:
 
 @pytest.fixture(scope="module")
 def changes(used: Used) -> Changes:
-    return Changes(used.cluster.controller, used.session, used.cluster.anchor, list)
+    return Changes(
+        used.cluster.controller, used.session, used.cluster.anchor, list, used.cluster.clock
+    )
 
 
 @pytest.fixture(scope="module")
@@ -282,12 +284,21 @@ def test_labels_ids_and_attributes_of_a_copy_are_checked(used: Used, changes: Ch
 
 
 def test_only_the_owner_copies(used: Used, other: Session) -> None:
-    theirs = Changes(used.cluster.controller, other, used.cluster.anchor, list)
+    theirs = Changes(used.cluster.controller, other, used.cluster.anchor, list, used.cluster.clock)
     [secret] = used.make(AES, draft())
     public, _ = used.make(EC[Curve.P256], *pair({}, {}))
     for ref, code in ((secret.ref, "not-found"), (public.ref, "not-owner"), (1, "not-found")):
         assert code_of(theirs.copy_key, ref, m.KeyCopy()) == code
         assert code_of(other.copy_session_key, ref, m.KeyCopy()) == code
+
+
+def test_a_key_that_needs_approvals_is_not_copied(
+    used: Used, changes: Changes, other: Session
+) -> None:
+    guarded = m.KeyDraft(KeyClass.SECRET, "key", (), (other.name,), (), (), 2, 2)
+    [source] = used.make(AES, guarded)
+    assert code_of(changes.copy_key, source.ref, m.KeyCopy()) == "quorum-key"
+    assert code_of(used.session.copy_session_key, source.ref, m.KeyCopy()) == "quorum-key"
 
 
 def test_changes_answer_with_the_key(used: Used, changes: Changes) -> None:
