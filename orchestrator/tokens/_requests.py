@@ -30,6 +30,8 @@ from orchestrator.tokens.store import BlobRefusedError
 RANDOM_BYTES_MAX: Final = 65_536
 PLAINTEXT_BYTES_MAX: Final = 1 << 20
 AAD_BYTES_MAX: Final = 1 << 16
+CLEAR_KEY_BYTES_MAX: Final = 4096
+"""PKCS#8 of RSA with 4096 bits has some 2,400."""
 _BLOB_BYTES_MIN, _BLOB_BYTES_MAX = 16, 16_384
 _WHOLE_BLOCKS: Final = frozenset({CipherScheme.AES_ECB, CipherScheme.AES_CBC})
 
@@ -170,6 +172,8 @@ def check_clear_key(
         if len(value) * 8 != spec.bits:
             raise wrong
         return value
+    if len(value) > CLEAR_KEY_BYTES_MAX:  # what follows tests numbers for being prime
+        raise wrong
     try:
         private = load_der_private_key(value, None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
