@@ -87,6 +87,9 @@ class Hsm:
             case e.KeyChanged() if blob := self.core.state.key(change.ref).blob:
                 for peer in list(self.session_keys.peers):  # copies of it as it was
                     self.session_keys.drop_where(peer, lambda key, _: key.blob == blob)
+            case e.KeyDeleted() | e.KeysTransferred():
+                for peer in list(self.session_keys.peers):
+                    self.session_keys.drop_where(peer, lambda key, _: self._is_orphan(key))
             case e.PasswordChanged() | e.UserDeleted() | e.UserDisabled() | e.MfaChanged() if (
                 change.role is Role.CRYPTO_USER
             ):
@@ -95,6 +98,13 @@ class Hsm:
                     self.session_keys.drop_where(peer, lambda key, _: key.owner == name)
             case _:
                 pass
+
+    def _is_orphan(self, key: Key) -> bool:
+        """Tell whether this is a copy whose owner has no token key of its value any more."""
+        return key.guards.is_copy and not any(
+            (each.owner, each.blob, each.public) == (key.owner, key.blob, key.public)
+            for each in self.core.state.all_keys()
+        )
 
     def answer(self, request: m.Request, peer: Peer) -> m.Reply:
         """Answer a request; errors that Cloister raises on purpose become a Refusal."""
