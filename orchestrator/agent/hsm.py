@@ -84,6 +84,12 @@ class Hsm:
                 ended = change.login
                 for peer in list(self.session_keys.peers):
                     self.session_keys.drop_where(peer, lambda _, login: login == ended)
+            case e.KeyChanged() if blob := self.core.state.key(change.ref).blob:
+                for peer in list(self.session_keys.peers):  # copies of it as it was
+                    self.session_keys.drop_where(peer, lambda key, _: key.blob == blob)
+            case e.KeyDeleted() | e.KeysTransferred():
+                for peer in list(self.session_keys.peers):
+                    self.session_keys.drop_where(peer, lambda key, _: self._is_orphan(key))
             case e.PasswordChanged() | e.UserDeleted() | e.UserDisabled() | e.MfaChanged() if (
                 change.role is Role.CRYPTO_USER
             ):
@@ -92,6 +98,13 @@ class Hsm:
                     self.session_keys.drop_where(peer, lambda key, _: key.owner == name)
             case _:
                 pass
+
+    def _is_orphan(self, key: Key) -> bool:
+        """Tell whether this is a copy whose owner has no token key of its value any more."""
+        return key.guards.is_copy and not any(
+            (each.owner, each.blob, each.public) == (key.owner, key.blob, key.public)
+            for each in self.core.state.all_keys()
+        )
 
     def answer(self, request: m.Request, peer: Peer) -> m.Reply:
         """Answer a request; errors that Cloister raises on purpose become a Refusal."""
@@ -401,6 +414,11 @@ _HANDLERS: Final[dict[type, tuple[Operation, Handler]]] = {
         Operation.UNWRAP_KEY,
         lambda h, r, c: h.using.unwrap_session_key(r, c),
     ),
+    m.ImportSessionKey: (
+        Operation.IMPORT_CLEAR_KEY,
+        lambda h, r, c: h.using.import_session_key(r, c),
+    ),
+    m.CopySessionKey: (Operation.COPY_KEY, lambda h, r, c: h.using.copy_session_key(r, c)),
     m.ListObjects: (Operation.LIST_OBJECTS, lambda h, r, c: list_objects(h.core, r, c)),
     m.ChangeSessionKey: (Operation.CHANGE_KEY, lambda h, r, c: h.session_keys.change(r, c)),
     m.TakeSnapshot: (Operation.BACKUP, lambda h, r, _: h.joining.snapshot(r)),

@@ -74,6 +74,8 @@ OPERATIONS: Final[dict[type, Operation]] = {
     m.ApproveKeyUse: Operation.APPROVE_KEY_USE,
     m.IssueLoginTicket: Operation.ISSUE_LOGIN_TICKET,
     m.RevokeLoginTicket: Operation.REVOKE_LOGIN_TICKET,
+    m.ImportClearKey: Operation.IMPORT_CLEAR_KEY,
+    m.CopyKey: Operation.COPY_KEY,
     m.PutObject: Operation.MANAGE_OBJECTS,
     m.EditObject: Operation.MANAGE_OBJECTS,
     m.DeleteObject: Operation.MANAGE_OBJECTS,
@@ -99,6 +101,18 @@ def operation_of(change: m.ChangeRequest, caller: Caller) -> Operation:
             return operation_to_change(change.name)
         case _:
             return OPERATIONS[type(change)]
+
+
+def _object_change(asked: m.PutObject | m.EditObject | m.DeleteObject, actor: e.Actor) -> e.Change:
+    match asked:
+        case m.PutObject():
+            return e.ObjectCreated(actor, asked.draft)
+        case m.EditObject():
+            return e.ObjectEdited(actor, asked.ref, asked.edit)
+        case m.DeleteObject():
+            return e.ObjectDeleted(actor, asked.ref)
+        case _:
+            assert_never(asked)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -226,12 +240,8 @@ class Preparing:
                 return change, None, cluster
             case m.CloseCluster():
                 return e.ClusterClosed(), None, cluster
-            case m.PutObject():
-                return e.ObjectCreated(actor, asked.draft), None, cluster
-            case m.EditObject():
-                return e.ObjectEdited(actor, asked.ref, asked.edit), None, cluster
-            case m.DeleteObject():
-                return e.ObjectDeleted(actor, asked.ref), None, cluster
+            case m.PutObject() | m.EditObject() | m.DeleteObject():
+                return _object_change(asked, actor), None, cluster
             case _:
                 return self._people(asked, caller), None, cluster
 
