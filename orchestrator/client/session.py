@@ -9,33 +9,40 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from orchestrator.client.balancer import Balancer, Link, Statistics
 from orchestrator.client.trust import seal_password
-from orchestrator.client.verify import encrypt_oaep, verify_signature
+from orchestrator.client.verify import encrypt_oaep, encrypt_pkcs1, verify_signature
 from orchestrator.model.clock import Clock
 from orchestrator.model.errors import (
     NotFoundError,
+    OrchestratorError,
     RefusedError,
     RemoteError,
     TamperedError,
+    UnavailableError,
     UsageError,
 )
+from orchestrator.model.factor_decisions import MFA_LOGIN
 from orchestrator.model.key_spec import (
     Agreement,
     CipherMechanism,
     CipherScheme,
     HashFunction,
     KeySpec,
+    KeyType,
     MacMechanism,
     SignMechanism,
     SignScheme,
 )
-from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter
+from orchestrator.model.keys import Key, KeyFilter
+from orchestrator.model.objects import ObjectFilter
+from orchestrator.model.quorum import ApprovalData, possession_words
 from orchestrator.model.roles import Role
+from orchestrator.model.services import Service
 from orchestrator.wire import messages as m
 
 RENEW_BEFORE_MS: Final = 60_000
@@ -64,6 +71,68 @@ class Session:
 
         self._take(expect(self.balancer.call(build), m.Ticket))
         return self
+
+    def mfa_challenges(self) -> tuple[ApprovalData, ...]:
+        """Return what the user's second factor is to sign, from every HSM in reach.
+
+        Raises:
+            TamperedError: an HSM wants something else signed: an approval, say.
+            UnavailableError: none answers.
+        """
+        asked = m.MfaChallenge(self.name, self.role)
+        found = []
+        for hsm in self.balancer.hsms:
+            try:
+                reply = expect(self.balancer.call_one(hsm, lambda _: asked), m.Data)
+            except UnavailableError:
+                continue
+            data = ApprovalData.parse(reply.data)
+            wanted = possession_words(MFA_LOGIN, self.balancer.cluster, self.role, self.name, hsm)
+            if data.service is not Service.MFA or not data.words.startswith(f"{wanted} "):
+                raise TamperedError(f"{hsm} wants something else signed than a log-in at it")
+            found.append(data)
+        if not found:
+            raise UnavailableError(f"no HSM of {self.balancer.cluster} answers")
+        return tuple(found)
+
+    def login_mfa(self, password: bytes, factors: Sequence[m.Factor]) -> Self:
+        """Log in with a second factor, at one of the HSMs whose challenges it has signed."""
+        last: OrchestratorError = UsageError("no part of the token file is signed")
+        for factor in factors:
+            words = ApprovalData.parse(factor.approval_data).words
+            hsm = next((h for h in self.balancer.hsms if f" hsm={h} " in words), None)
+            if hsm is None:
+                continue
+
+            def build(link: Link, factor: m.Factor = factor) -> m.Request:
+                sealed = seal_password(
+                    "login", link.welcome, link.member, self.role, self.name, password
+                )
+                return m.Login(self.name, self.role, sealed, factor)
+
+            try:
+                self._take(expect(self.balancer.call_one(hsm, build), m.Ticket))
+            except UnavailableError as exc:
+                last = exc
+                continue
+            return self
+        raise last
+
+    def login_with_ticket(self, ticket: bytes) -> Self:
+        """Go on with a login that its user has lent to this Unix user."""
+        renewal = m.Renew(ticket)
+        self._take(expect(self.balancer.call(lambda _: renewal), m.Ticket))
+        return self
+
+    def login_tickets(self) -> tuple[m.LoginTicketView, ...]:
+        """Return the user's login tickets; an admin sees everybody's."""
+        return self._call(lambda ticket, _: m.ListLoginTickets(ticket), m.LoginTicketPage).tickets
+
+    def take_login_ticket(self, login: str) -> bytes:
+        """Return the ticket of a login that this user has lent."""
+        return self._call(
+            lambda ticket, seen: m.TakeLoginTicket(ticket, seen, login), m.Ticket
+        ).ticket
 
     def _take(self, ticket: m.Ticket) -> None:
         self._ticket = ticket
@@ -115,6 +184,18 @@ class Session:
         if hsm is not None:
             return self.balancer.call_one(hsm, lambda _: request)
         return self.balancer.call(lambda _: request)
+
+    def list_objects(
+        self, object_filter: ObjectFilter, offset: int = 0, limit: int = 100
+    ) -> m.ObjectPage:
+        """Return a page of the certificates and data objects that match, and how many do in all.
+
+        A page ends early where it would not fit a frame: go on from what it holds.
+        """
+        return self._call(
+            lambda ticket, seen: m.ListObjects(ticket, seen, object_filter, offset, limit),
+            m.ObjectPage,
+        )
 
     # --- keys ---
 
@@ -199,12 +280,15 @@ class Session:
     ) -> bytes:
         """Encrypt with AES-GCM and `aad`, or with `mechanism`; what the HSM draws comes first.
 
-        `rsa-oaep` is computed here, with either half of the pair; the HSM decrypts it only where
-        its token has the hash function (SoftHSM: sha1).
+        `rsa-oaep` and `rsa-pkcs` are computed here, with either half of the pair; the HSM decrypts
+        the former only where its token has the hash function (SoftHSM: sha1).
         """
         chosen = _cipher(mechanism, aad)
-        if chosen.scheme is CipherScheme.RSA_OAEP:
-            return encrypt_oaep(self.find_key(KeyFilter(ref=ref)).public, chosen, plaintext)
+        if chosen.key_type is KeyType.RSA:
+            public = self.find_key(KeyFilter(ref=ref)).public
+            if chosen.scheme is CipherScheme.RSA_PKCS:
+                return encrypt_pkcs1(public, plaintext)
+            return encrypt_oaep(public, chosen, plaintext)
         return self._call(
             lambda ticket, seen: m.Encrypt(ticket, seen, ref, chosen, plaintext),
             m.Data,
@@ -227,18 +311,25 @@ class Session:
             self._homes.get(ref),
         ).data
 
-    def mac(self, ref: int, mechanism: MacMechanism, data: bytes) -> bytes:
-        """Return the MAC of `data` under an AES key or a generic secret."""
-        return self._call(
+    def mac(self, ref: int, mechanism: MacMechanism, data: bytes, length: int = 0) -> bytes:
+        """Return the MAC of `data` under an AES key or a generic secret, or its first bytes."""
+        count = mechanism.check_length(length)
+        whole = self._call(
             lambda ticket, seen: m.Mac(ticket, seen, ref, mechanism, data),
             m.Data,
             self._homes.get(ref),
         ).data
+        return whole[:count]
 
-    def verify_mac(self, ref: int, mechanism: MacMechanism, data: bytes, mac: bytes) -> None:
-        """Have an HSM compare a MAC; raise RemoteError (`signature-invalid`) when it is wrong."""
+    def verify_mac(
+        self, ref: int, mechanism: MacMechanism, data: bytes, mac: bytes, length: int = 0
+    ) -> None:
+        """Have an HSM compare a MAC; raise RemoteError (`signature-invalid`) when it is wrong.
+
+        `length` says how many bytes of it count, 0 that all do.
+        """
         self._call(
-            lambda ticket, seen: m.VerifyMac(ticket, seen, ref, mechanism, data, mac),
+            lambda ticket, seen: m.VerifyMac(ticket, seen, ref, mechanism, data, mac, length),
             m.Done,
             self._homes.get(ref),
         )
@@ -280,10 +371,25 @@ class Session:
 
     def drop_session_key(self, ref: int) -> None:
         """Delete a session key."""
-        if not ref & SESSION_KEY_BIT or ref not in self._homes:
-            raise NotFoundError("session key", f"0x{ref:016x}")
-        home = self._homes.pop(ref)
+        home = self.home_of(ref)
+        self.forget_session_key(ref)
         self._call(lambda ticket, _: m.DropSessionKey(ticket, ref), m.Done, home)
+
+    def change_session_key(self, ref: int, name: str, value: str) -> None:
+        """Change an attribute of a session key (CLI name and value)."""
+        home = self.home_of(ref)
+        self._call(lambda ticket, _: m.ChangeSessionKey(ticket, ref, name, value), m.Done, home)
+
+    def home_of(self, ref: int) -> str:
+        """Return the HSM where a session key of this session lives."""
+        try:
+            return self._homes[ref]
+        except KeyError:
+            raise NotFoundError("session key", f"0x{ref:016x}") from None
+
+    def forget_session_key(self, ref: int) -> None:
+        """Note that a session key has become a token key."""
+        self._homes.pop(ref, None)
 
     def close(self) -> None:
         """Forget the ticket and end the connections; session keys die with them."""

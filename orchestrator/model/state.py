@@ -17,6 +17,8 @@ from orchestrator.model.entries import NO_HASH, Credential, Limits, Member, Reco
 from orchestrator.model.errors import NotFoundError
 from orchestrator.model.key_spec import KeyClass
 from orchestrator.model.keys import Key
+from orchestrator.model.objects import StoredObject
+from orchestrator.model.quorum import QuorumPolicy, Token, UseGrant
 from orchestrator.model.roles import Role
 
 _MODULUS: Final = 1 << 2048
@@ -75,13 +77,25 @@ class Secrets(Record):
 
 
 class User(Record):
-    """A user; `version` rises with everything that ends logins."""
+    """A user; `version` rises with everything that ends logins, `unlocks` with every unlocking.
+
+    `quorum_key` and `mfa_key` are public keys in the form of `ssh_signature.parse_public_key`.
+    """
 
     name: str
     role: Role
     password_hash: str
     version: int
     locked: bool = False
+    disabled: bool = False
+    unlocks: int = 0
+    quorum_key: bytes = b""
+    mfa_key: bytes = b""
+
+    @property
+    def tries_version(self) -> int:
+        """What wrong passwords are counted under: each new password or unlocking starts anew."""
+        return self.version + self.unlocks
 
     def __repr__(self) -> str:
         return f"User({self.role}/{self.name})"
@@ -107,7 +121,20 @@ class EndedLogin(Record):
     until: int
 
 
-Row = Meta | Secrets | User | Host | MemberRow | Key | EndedLogin
+class LoginTicket(Record):
+    """A login that a user has given to a Unix user, until `until` (Unix ms)."""
+
+    name: str
+    role: Role
+    version: int
+    uid: int
+    until: int
+
+
+Row = (
+    Meta | Secrets | User | Host | MemberRow | Key | EndedLogin | QuorumPolicy | Token | UseGrant
+    | LoginTicket | StoredObject
+)  # fmt: skip
 
 
 @unique
@@ -121,6 +148,11 @@ class Table(StrEnum):
     MEMBERS = "members"
     KEYS = "keys"
     LOGINS = "logins"
+    QUORUM = "quorum"
+    TOKENS = "tokens"
+    GRANTS = "grants"
+    LOGIN_TICKETS = "login-tickets"
+    OBJECTS = "objects"
 
 
 ROW_TYPES: Final[Mapping[Table, type[Row]]] = {
@@ -131,6 +163,11 @@ ROW_TYPES: Final[Mapping[Table, type[Row]]] = {
     Table.MEMBERS: MemberRow,
     Table.KEYS: Key,
     Table.LOGINS: EndedLogin,
+    Table.QUORUM: QuorumPolicy,
+    Table.TOKENS: Token,
+    Table.GRANTS: UseGrant,
+    Table.LOGIN_TICKETS: LoginTicket,
+    Table.OBJECTS: StoredObject,
 }
 ONLY: Final = "only"
 """Row name in tables that hold one row."""
@@ -166,7 +203,7 @@ def user_row(role: Role, name: str) -> str:
 
 
 def key_row(ref: int) -> str:
-    """Row name of a key."""
+    """Row name of a key, or of an object: their references share one space of numbers."""
     return f"{ref:016x}"
 
 
@@ -223,6 +260,29 @@ class State:
         """Return all token keys, oldest first."""
         return [r for r in self.tables[Table.KEYS].copy().values() if isinstance(r, Key)]
 
+    @property
+    def quorum(self) -> QuorumPolicy:
+        """The cluster's quorum values; all off before the first is set."""
+        row = self.tables[Table.QUORUM].get(ONLY)
+        return row if isinstance(row, QuorumPolicy) else QuorumPolicy()
+
+    def tokens(self) -> dict[bytes, Token]:
+        """Return the tokens that wait for their operations."""
+        rows = self.tables[Table.TOKENS].copy().items()
+        return {bytes.fromhex(name): row for name, row in rows if isinstance(row, Token)}
+
+    def object(self, ref: int) -> StoredObject:
+        """Return a certificate or data object, or raise NotFoundError."""
+        row = self.tables[Table.OBJECTS].get(key_row(ref))
+        if not isinstance(row, StoredObject):
+            raise NotFoundError("object", f"0x{ref:016x}")
+        return row
+
+    def objects(self) -> list[StoredObject]:
+        """Return all certificates and data objects, oldest first."""
+        rows = sorted(self.tables[Table.OBJECTS].copy().items())
+        return [row for _, row in rows if isinstance(row, StoredObject)]
+
     def host(self, name: str) -> Host:
         """Return an admitted host or raise NotFoundError."""
         row = self.tables[Table.HOSTS].get(name)
@@ -277,16 +337,26 @@ class State:
         return digest(self.seq, self.head, self.total)
 
     @classmethod
-    def build(cls, rows: Iterable[StoredRow], *, seq: int, head: bytes, at: int) -> State:
-        """Build a state from stored rows; the digest is counted anew."""
-        state = cls(seq=seq, head=head, at=at)
+    def build(
+        cls, rows: Iterable[StoredRow], *, seq: int, head: bytes, at: int
+    ) -> tuple[State, bytes]:
+        """Return the state that stored rows make, and the digest of the rows as they are stored.
+
+        That digest is the state's own, unless earlier software wrote the rows: those are read with
+        defaults for what they lack, and counted as this software would write them.
+        """
+        state, stored_total = cls(seq=seq, head=head, at=at), 0
         for stored in rows:
             row = decode(ROW_TYPES[stored.table], stored.data, f"row of {stored.table}")
             state.tables[stored.table][stored.name] = row
             state.asymmetric_keys += _asymmetric(row)
-            state.total += row_number(stored.table, stored.name, stored.data)
+            number = row_number(stored.table, stored.name, stored.data)
+            stored_total += number
+            if (data := encode(row)) != stored.data:
+                number = row_number(stored.table, stored.name, data)
+            state.total += number
         state.total %= _MODULUS
-        return state
+        return state, digest(seq, head, stored_total % _MODULUS)
 
 
 def _asymmetric(row: Row | None) -> int:

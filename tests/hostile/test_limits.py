@@ -40,7 +40,7 @@ def state(cluster: LocalCluster) -> State:
     hsm = cluster.machines[0].hsm
     assert hsm is not None
     grown = hsm.core.state
-    return State.build(grown.rows(), seq=grown.seq, head=grown.head, at=grown.at)
+    return State.build(grown.rows(), seq=grown.seq, head=grown.head, at=grown.at)[0]
 
 
 def fill(state: State, *puts: Put) -> None:
@@ -88,7 +88,7 @@ def test_the_profiles_state_the_services_quotas(name: str, keys: int, asymmetric
 def test_the_cluster_has_its_profiles_limits(state: State) -> None:
     profile = load_profiles()["hsm2m.medium"]
     assert state.meta.limits == e.Limits(
-        profile.max_users, profile.max_keys, profile.max_asymmetric_keys
+        profile.max_users, profile.max_keys, profile.max_asymmetric_keys, profile.max_objects
     )
     assert profile.max_hsms == MEMBERS_MAX == HSMS_MAX
 
@@ -172,7 +172,7 @@ def test_the_28th_hsm_joins_and_the_29th_does_not(cluster: LocalCluster, state: 
 
 def _changes(cluster: LocalCluster) -> list[e.Change]:
     entries = cluster.ledger.after(0, 100)
-    return [e.decode_change(x.body) for x in entries if x.parse_header().kind in e.CLEAR_KINDS]
+    return [e.decode_body(x.body)[0] for x in entries if x.parse_header().kind in e.CLEAR_KINDS]
 
 
 def test_the_29th_hsm_is_refused_before_a_host_is_asked() -> None:
