@@ -106,11 +106,17 @@ class Hsm:
             for each in self.core.state.all_keys()
         )
 
-    def answer(self, request: m.Request, peer: Peer) -> m.Reply:
-        """Answer a request; errors that Cloister raises on purpose become a Refusal."""
+    def answer(
+        self, request: m.Request, peer: Peer, on_judged: Callable[[], None] = lambda: None
+    ) -> m.Reply:
+        """Answer a request; errors that Cloister raises on purpose become a Refusal.
+
+        `on_judged` is called after caller and authority were judged, before the act.
+        """
         try:
             caller = self._caller(request, peer)
             self._authorize(request, caller)
+            on_judged()
             return _HANDLERS[type(request)][1](self, request, caller)
         except OrchestratorError as exc:
             return m.refusal_of(exc)
