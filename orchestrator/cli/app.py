@@ -35,10 +35,10 @@ def _show_version(*, is_wanted: bool) -> None:
 
 
 def _any(
-    version: Annotated[  # noqa: ARG001  # its callback has acted
+    version: Annotated[  # its callback has acted
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
-    ] = False,  # noqa: FBT002
+    ] = False,
 ) -> None:
     """What every command is run through."""
 

@@ -139,13 +139,14 @@ class Controller:
         for hsm, welcome in heard.welcomes.items():
             if welcome.removed or not welcome.cluster:
                 continue
-            if problem := self._off_chain(head, welcome.seq, welcome.head):
+            if problem := self.off_chain(head, welcome.seq, welcome.head):
                 raise ForkedError(
                     f"FORKED: {hsm} {problem}. Changes are frozen, keys stay usable; see "
                     "`cloister cluster verify`, then `cloister cluster adopt`"
                 )
 
-    def _off_chain(self, head: Head, seq: int, chain: bytes) -> str:
+    def off_chain(self, head: Head, seq: int, chain: bytes) -> str:
+        """Return why an HSM whose chain ends so is off the ledger's, empty when it is on it."""
         if seq > head.seq:
             # Another controller may have committed since `head` was read.
             head = self.ledger.head()
