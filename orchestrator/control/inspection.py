@@ -69,9 +69,7 @@ class Inspection:
             problems.append("HSMs at one place have different digests")
         return VerifyReport(cluster, not problems, head.seq, tuple(checks), tuple(problems))
 
-    def _check(
-        self, cluster: str, hsm: str, head: Head, digests: dict[bytes, str]
-    ) -> HsmCheck:
+    def _check(self, cluster: str, hsm: str, head: Head, digests: dict[bytes, str]) -> HsmCheck:
         controller = self._plane.controller(cluster)
         try:
             said = expect(controller.roster.call(hsm, m.Digest(recount=True)), m.StateDigest)

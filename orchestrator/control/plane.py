@@ -54,6 +54,7 @@ from orchestrator.model.errors import (
     UnavailableError,
     UsageError,
 )
+from orchestrator.model.fips import restrictions
 from orchestrator.model.ids import new_id
 from orchestrator.model.roles import Role, check_password, parse_user_name
 from orchestrator.model.signatures import check_cluster_certificate, load_certificate, public_bytes
@@ -142,6 +143,7 @@ class ControlPlane:
             hsms=tuple(views),
             seq=self.controller(cluster).ledger.head().seq,
             warnings=self._warnings(cluster, state),
+            restrictions=restrictions(row.mode),
         )
 
     def _warnings(self, cluster: str, state: ClusterState) -> tuple[str, ...]:
