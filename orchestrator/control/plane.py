@@ -61,7 +61,7 @@ from orchestrator.model.signatures import check_cluster_certificate, load_certif
 from orchestrator.model.state import Phase
 from orchestrator.model.steps import OnStep, Step, no_step
 from orchestrator.wire import messages as m
-from orchestrator.wire.files import publish
+from orchestrator.wire.files import make_directory, publish
 from orchestrator.wire.process import fault_from_environment
 from orchestrator.wire.system_clock import SystemClock
 
@@ -429,8 +429,8 @@ class ControlPlane:
     def published(self, cluster: str) -> Path:
         """Return the directory of what applications read, made when there is none."""
         directory = cluster_directory(self.home, cluster)
-        directory.parent.mkdir(mode=0o700, exist_ok=True)
-        directory.mkdir(mode=0o700, exist_ok=True)
+        make_directory(directory.parent)
+        make_directory(directory)
         return directory
 
     def publish_endpoints(self, cluster: str) -> None:
