@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from orchestrator.agent.core import Caller, Core, Peer
 from orchestrator.agent.joining import Joining
+from orchestrator.agent.objects import list_objects
 from orchestrator.agent.passwords import PasswordCheck
 from orchestrator.agent.preparing import Preparing, operation_of
 from orchestrator.agent.tickets import LIFE_MS, TicketBody, Tickets
@@ -55,37 +56,31 @@ class Hsm:
         self.joining = Joining(core, self.preparing)
         self.using = Using(core, self.preparing.making)
         self.tickets = Tickets(core.store)
-        self._peers: set[Peer] = set()
+        self.session_keys = self.preparing.session_keys
         core.on_applied.append(self._end_sessions)
 
     def connect(self, uid: int) -> Peer:
         """Return a new connection's peer. The owner of this process is the enrolled channel."""
         peer = Peer(uid, uid == os.getuid(), self.core.store.random(32))
-        self._peers.add(peer)
+        self.session_keys.peers.add(peer)
         return peer
 
     def disconnect(self, peer: Peer) -> None:
         """End a connection: its session keys die."""
-        self._peers.discard(peer)
-        self._drop_session_keys(peer, lambda _key, _login: True)
-
-    def _drop_session_keys(self, peer: Peer, ends: Callable[[Key, str], bool]) -> None:
-        for ref, (key, login) in list(peer.session_keys.items()):
-            if ends(key, login):
-                peer.session_keys.pop(ref, None)
-                self.core.loaded.drop(ref)
+        self.session_keys.peers.discard(peer)
+        self.session_keys.drop_where(peer, lambda _key, _login: True)
 
     def _end_sessions(self, change: e.Change) -> None:
         """Session keys end with their login, and with everything that ends it."""
         match change:
             case e.LoginEnded():
                 ended = change.login
-                for peer in list(self._peers):
-                    self._drop_session_keys(peer, lambda _, login: login == ended)
+                for peer in list(self.session_keys.peers):
+                    self.session_keys.drop_where(peer, lambda _, login: login == ended)
             case e.PasswordChanged() | e.UserDeleted() if change.role is Role.CRYPTO_USER:
                 name = change.name
-                for peer in list(self._peers):
-                    self._drop_session_keys(peer, lambda key, _: key.owner == name)
+                for peer in list(self.session_keys.peers):
+                    self.session_keys.drop_where(peer, lambda key, _: key.owner == name)
             case _:
                 pass
 
@@ -377,6 +372,8 @@ _HANDLERS: Final[dict[type, tuple[Operation, Handler]]] = {
         lambda h, r, c: h.using.derive_session_key(r, c),
     ),
     m.DropSessionKey: (Operation.DELETE_KEY, lambda h, r, c: h.using.drop_session_key(r, c)),
+    m.ListObjects: (Operation.LIST_OBJECTS, lambda h, r, c: list_objects(h.core, r, c)),
+    m.ChangeSessionKey: (Operation.CHANGE_KEY, lambda h, r, c: h.session_keys.change(r, c)),
     m.TakeSnapshot: (Operation.BACKUP, lambda h, r, _: h.joining.snapshot(r)),
     m.CheckSnapshot: (Operation.BACKUP, lambda h, r, _: h.joining.check_snapshot(r)),
     m.Upload: (Operation.JOIN, lambda h, r, _: h.joining.upload(r)),

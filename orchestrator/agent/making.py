@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
+
+import msgspec
 
 from orchestrator.agent.core import Caller, Core
+from orchestrator.model.attribute_rules import guards_of, joined, paired
 from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
+from orchestrator.model.key_decisions import check_owner
 from orchestrator.model.key_spec import Agreement, KeyClass, KeySpec, KeyType
 from orchestrator.model.keys import (
     SESSION_KEY_BIT,
@@ -15,8 +20,11 @@ from orchestrator.model.keys import (
     derived_attributes,
     new_attributes,
 )
+from orchestrator.model.roles import parse_user_name
 from orchestrator.tokens.store import GeneratedKey
 from orchestrator.wire import messages as m
+
+_NOTHING: Final = GeneratedKey(b"", b"", b"")
 
 
 class Making:
@@ -35,15 +43,18 @@ class Making:
         if [draft.key_class for draft in drafts] != wanted:
             raise UsageError(f"{spec.type} makes {' and '.join(wanted)}")
         # Every rule is checked before the token is asked: a refused request costs it nothing.
-        shaped = [
-            new_attributes(draft.key_class, spec, _requested(draft), token=token)
-            for draft in drafts
-        ]
+        stays = False
+        shaped = []
+        for draft in drafts:
+            attributes, key_id = new_attributes(
+                draft.key_class, spec, _requested(draft), token=token, stays=stays
+            )
+            stays = draft.key_class is KeyClass.PUBLIC and attributes.wrap
+            shaped.append(self._key(spec, draft, attributes, key_id, _NOTHING, caller))
+        if pair:
+            shaped = [*joined(paired(*shaped), {key.ref for key in shaped})]
         made = self._core.store.generate(spec)
-        return tuple(
-            self._key(spec, draft, attributes, key_id, made, caller)
-            for draft, (attributes, key_id) in zip(drafts, shaped, strict=True)
-        )
+        return tuple(with_material(key, made) for key in shaped)
 
     def derive_key(
         self,
@@ -61,6 +72,7 @@ class Making:
                 "key-usage",
                 f"key 0x{base.ref:016x} ({base.spec.type} {base.key_class}) has derive=false",
             )
+        check_owner(base, caller.name, "derive from")
         spec.check_derived(base.spec)
         if draft.key_class is not KeyClass.SECRET:
             raise UsageError(f"ECDH makes {KeyClass.SECRET}")
@@ -78,23 +90,36 @@ class Making:
         made: GeneratedKey,
         caller: Caller,
     ) -> Key:
-        public = draft.key_class is KeyClass.PUBLIC
-        return Key(
+        if draft.shared and not attributes.token:
+            raise RefusedError("share-rule", "a session key is its login's alone: share token keys")
+        key = Key(
             ref=0 if attributes.token else self._session_ref(),
             key_class=draft.key_class,
             spec=spec,
             label=draft.label,
             id=key_id,
             owner=caller.name,
-            shared=(),
+            shared=tuple(sorted(parse_user_name(name) for name in draft.shared)),
             attributes=attributes,
-            blob=b"" if public else made.blob,
-            public=made.public,
-            check_value=made.check_value,
+            blob=b"",
+            public=b"",
+            check_value=b"",
+            guards=guards_of(draft.key_class, draft.wrap_template, draft.unwrap_template),
         )
+        return with_material(key, made)
 
     def _session_ref(self) -> int:
         return SESSION_KEY_BIT | (int.from_bytes(self._core.store.random(8), "big") >> 1)
+
+
+def with_material(key: Key, made: GeneratedKey) -> Key:
+    """Return `key` with what the token made."""
+    return msgspec.structs.replace(
+        key,
+        blob=b"" if key.key_class is KeyClass.PUBLIC else made.blob,
+        public=made.public,
+        check_value=made.check_value,
+    )
 
 
 def token_key(core: Core, ref: int, caller: Caller) -> Key:

@@ -16,7 +16,9 @@ from orchestrator.agent.certificate_request import signing_request
 from orchestrator.agent.core import Caller, Core
 from orchestrator.agent.making import Making, token_key
 from orchestrator.agent.passwords import PasswordCheck, hash_password
+from orchestrator.agent.session_keys import SessionKeys
 from orchestrator.model import entries as e
+from orchestrator.model.attribute_rules import operation_to_change
 from orchestrator.model.errors import RefusedError, UsageError
 from orchestrator.model.key_spec import (
     Curve,
@@ -57,14 +59,22 @@ OPERATIONS: Final[dict[type, Operation]] = {
     m.DeriveKeys: Operation.DERIVE_KEY,
     m.DeleteKey: Operation.DELETE_KEY,
     m.SetRecoveryKey: Operation.SET_RECOVERY_KEY,
+    m.PutObject: Operation.MANAGE_OBJECTS,
+    m.EditObject: Operation.MANAGE_OBJECTS,
+    m.DeleteObject: Operation.MANAGE_OBJECTS,
+    m.ShareKey: Operation.SHARE_KEY,
+    m.UnshareKey: Operation.SHARE_KEY,
+    m.KeepSessionKey: Operation.GENERATE_KEY,
 }
 
 
 def operation_of(change: m.ChangeRequest, caller: Caller) -> Operation:
-    """Return the operation that a change needs; only a password change depends on whose."""
+    """Return the operation that a change needs; of two kinds, it depends on what is changed."""
     if isinstance(change, m.ChangePassword):
         own = (change.role, change.name) == (caller.role, caller.name)
         return Operation.CHANGE_OWN_PASSWORD if own else Operation.CHANGE_OTHER_PASSWORD
+    if isinstance(change, m.ChangeKey):
+        return operation_to_change(change.name)
     return OPERATIONS[type(change)]
 
 
@@ -78,6 +88,7 @@ class _Work:
     change: e.Change
     secrets: Secrets | None
     cluster: str
+    session_ref: int = 0
 
 
 class Preparing:
@@ -86,6 +97,7 @@ class Preparing:
     def __init__(self, core: Core, passwords: PasswordCheck) -> None:
         self._core, self._passwords = core, passwords
         self.making = Making(core)
+        self.session_keys = SessionKeys(core)
         self._works: OrderedDict[str, _Work] = OrderedDict()
         self.restoring: Snapshot | None = None
 
@@ -110,7 +122,8 @@ class Preparing:
         of_login = caller.login if isinstance(asked.change, m.EndLogin) else ""
         if work is None or (work.asked, work.of_login) != (encoded, of_login):
             change, secrets, cluster = self._work(asked.change, caller)
-            work = _Work(encoded, by, of_login, change, secrets, cluster)
+            kept = asked.change.ref if isinstance(asked.change, m.KeepSessionKey) else 0
+            work = _Work(encoded, by, of_login, change, secrets, cluster, kept)
             self._works[asked.request] = work
             while len(self._works) > _WORKS_KEPT:
                 self._works.popitem(last=False)
@@ -122,7 +135,9 @@ class Preparing:
 
     def forget(self, request: str) -> None:
         """Drop the work of a request that has been committed."""
-        self._works.pop(request, None)
+        work = self._works.pop(request, None)
+        if work is not None and work.session_ref:
+            self.session_keys.drop(work.session_ref)
 
     def _work(  # one case per kind of change, all straight
         self, asked: m.ChangeRequest, caller: Caller
@@ -190,6 +205,24 @@ class Preparing:
             case m.SetRecoveryKey():
                 change = e.RecoveryKeySet(actor, asked.point, asked.threshold, asked.shares)
                 return change, None, cluster
+            case m.PutObject():
+                return e.ObjectCreated(actor, asked.draft), None, cluster
+            case m.EditObject():
+                return e.ObjectEdited(actor, asked.ref, asked.edit), None, cluster
+            case m.DeleteObject():
+                return e.ObjectDeleted(actor, asked.ref), None, cluster
+            case m.ChangeKey():
+                return e.KeyChanged(actor, asked.ref, asked.name, asked.value), None, cluster
+            case m.ShareKey():
+                return e.KeyShared(actor, asked.ref, parse_user_name(asked.user)), None, cluster
+            case m.UnshareKey():
+                return e.KeyUnshared(actor, asked.ref, parse_user_name(asked.user)), None, cluster
+            case m.KeepSessionKey():
+                return (
+                    e.KeysCreated(actor, (self.session_keys.kept(asked.ref, caller),)),
+                    None,
+                    cluster,
+                )
             case _:
                 assert_never(asked)
 
@@ -266,7 +299,12 @@ class Preparing:
 
     def _limits(self) -> e.Limits:
         profile = self._core.profile
-        return e.Limits(profile.max_users, profile.max_keys, profile.max_asymmetric_keys)
+        return e.Limits(
+            profile.max_users,
+            profile.max_keys,
+            profile.max_asymmetric_keys,
+            profile.max_objects,
+        )
 
     def _removal(
         self,

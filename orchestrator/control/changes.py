@@ -12,7 +12,8 @@ from orchestrator.control.hosts import HostInfo
 from orchestrator.control.views import ChangeReport
 from orchestrator.model.errors import NotFoundError
 from orchestrator.model.key_spec import KeySpec
-from orchestrator.model.keys import Key
+from orchestrator.model.keys import SESSION_KEY_BIT, Key, parse_bool
+from orchestrator.model.objects import ObjectDraft, ObjectEdit
 from orchestrator.model.roles import Role, check_password, parse_user_name
 from orchestrator.sealed.recovery import SEED_BYTES, point_of, recovery_key, split_seed
 from orchestrator.wire import messages as m
@@ -93,6 +94,56 @@ class Changes:
     def delete_key(self, ref: int, *, request: str | None = None) -> ChangeReport:
         """Delete a token key from every HSM; backups still hold it."""
         return self._plain(m.DeleteKey(ref), request)
+
+    def put_object(
+        self, draft: ObjectDraft, *, request: str | None = None
+    ) -> tuple[ChangeReport, int]:
+        """Store a certificate or data object; return its reference."""
+        draft.check()
+        report = self._plain(m.PutObject(draft), request)
+        return report, report.seq << 16
+
+    def change_object(
+        self, ref: int, edit: ObjectEdit, *, request: str | None = None
+    ) -> ChangeReport:
+        """Change a certificate or data object."""
+        return self._plain(m.EditObject(ref, edit), request)
+
+    def delete_object(self, ref: int, *, request: str | None = None) -> ChangeReport:
+        """Delete a certificate or data object from every HSM; backups still hold it."""
+        return self._plain(m.DeleteObject(ref), request)
+
+    def set_attribute(
+        self, ref: int, name: str, value: str, *, request: str | None = None
+    ) -> tuple[ChangeReport | None, int]:
+        """Change an attribute of a key (CLI name and value); return the report and its reference.
+
+        A session key changes on its HSM alone, without a report; with `token` it becomes a token
+        key, whose reference is another.
+        """
+        if not ref & SESSION_KEY_BIT:
+            return self._plain(m.ChangeKey(ref, name, value), request), ref
+        if name != "token" or not parse_bool(name, value):
+            self._session.change_session_key(ref, name, value)
+            return None, ref
+        home = self._session.home_of(ref)
+        outcome = self._controller.change(
+            lambda _: m.KeepSessionKey(ref),
+            ticket=self._session.ticket(),
+            request=request,
+            author=home,
+        )
+        self._session.forget_session_key(ref)
+        self._session.heard(outcome.report.seq)
+        return outcome.report, outcome.keys[0].ref if outcome.keys else 0
+
+    def share_key(self, ref: int, user: str, *, request: str | None = None) -> ChangeReport:
+        """Let another crypto user use a token key."""
+        return self._plain(m.ShareKey(ref, parse_user_name(user)), request)
+
+    def unshare_key(self, ref: int, user: str, *, request: str | None = None) -> ChangeReport:
+        """Let a crypto user use a token key no more."""
+        return self._plain(m.UnshareKey(ref, parse_user_name(user)), request)
 
     def create_recovery_key(
         self, threshold: int, shares: int, keep: Callable[[list[str]], None] = lambda _: None

@@ -13,6 +13,7 @@ import msgspec
 
 from orchestrator.model.errors import MalformedError
 from orchestrator.model.keys import Key
+from orchestrator.model.objects import ObjectDraft, ObjectEdit
 from orchestrator.model.roles import Role
 
 FORMAT_VERSION: Final = 1
@@ -119,6 +120,7 @@ class Limits(Record):
     users: int
     keys: int
     asymmetric_keys: int
+    objects: int = 1024
 
 
 class JoinRequest(Record):
@@ -275,6 +277,31 @@ class KeyDeleted(Record, tag="key-deleted"):
     ref: int
 
 
+class KeyChanged(Record, tag="key-changed"):
+    """An attribute of a token key has another value (CLI name and value)."""
+
+    actor: Actor
+    ref: int
+    name: str
+    value: str
+
+
+class KeyShared(Record, tag="key-shared"):
+    """Another crypto user may use a token key."""
+
+    actor: Actor
+    ref: int
+    user: str
+
+
+class KeyUnshared(Record, tag="key-unshared"):
+    """A crypto user may use a token key no more."""
+
+    actor: Actor
+    ref: int
+    user: str
+
+
 class RecoveryKeySet(Record, tag="recovery-key-set"):
     """Backups carry the masking key encrypted to `point` (P-384), split `threshold` of `shares`."""
 
@@ -282,6 +309,28 @@ class RecoveryKeySet(Record, tag="recovery-key-set"):
     point: bytes
     threshold: int
     shares: int
+
+
+class ObjectCreated(Record, tag="object-created"):
+    """A new certificate or data object of the actor's."""
+
+    actor: Actor
+    draft: ObjectDraft
+
+
+class ObjectEdited(Record, tag="object-edited"):
+    """A certificate or data object has changed."""
+
+    actor: Actor
+    ref: int
+    edit: ObjectEdit
+
+
+class ObjectDeleted(Record, tag="object-deleted"):
+    """A certificate or data object is gone from every HSM; backups still hold it."""
+
+    actor: Actor
+    ref: int
 
 
 CLEAR_CHANGES: Final = (
@@ -306,6 +355,12 @@ Change = (
     | KeysCreated
     | KeyDeleted
     | RecoveryKeySet
+    | ObjectCreated
+    | ObjectEdited
+    | ObjectDeleted
+    | KeyChanged
+    | KeyShared
+    | KeyUnshared
 )
 
 T = TypeVar("T", bound=msgspec.Struct)

@@ -63,6 +63,11 @@ class Operation(StrEnum):
     RESTORE = "restore"
     READ_AUDIT = "read-audit"
     ZEROIZE = "zeroize"
+    LIST_OBJECTS = "list-objects"
+    MANAGE_OBJECTS = "manage-objects"
+    CHANGE_KEY = "change-key"
+    TRUST_KEY = "trust-key"
+    SHARE_KEY = "share-key"
 
 
 _EVERYBODY: Final = frozenset({Role.ADMIN, Role.CRYPTO_USER, Role.APPLIANCE_USER, Role.NONE})
@@ -104,6 +109,12 @@ GRANTS: Final[Mapping[Operation, frozenset[Role]]] = MappingProxyType(
         Operation.RESTORE: _APPLIANCE,
         Operation.READ_AUDIT: frozenset({Role.ADMIN, Role.APPLIANCE_USER}),
         Operation.ZEROIZE: _APPLIANCE,
+        # Without a log-in, those that are not private.
+        Operation.LIST_OBJECTS: _EVERYBODY,
+        Operation.MANAGE_OBJECTS: _USER,
+        Operation.CHANGE_KEY: _USER,
+        Operation.TRUST_KEY: _ADMIN,
+        Operation.SHARE_KEY: _USER,
     }
 )
 

@@ -133,10 +133,13 @@ class BlobKeys:
     def mac(self, handle: Handle, mechanism: MacMechanism, data: bytes) -> bytes:
         return self._mac(handle, Usage.SIGN, mechanism, data)
 
-    def verify_mac(self, handle: Handle, mechanism: MacMechanism, data: bytes, mac: bytes) -> None:
+    def verify_mac(
+        self, handle: Handle, mechanism: MacMechanism, data: bytes, mac: bytes, length: int = 0
+    ) -> None:
+        count = mechanism.check_length(length)
         # Not C_Verify: SoftHSM compares with memcmp, whose time tells how many bytes were right.
         right = self._mac(handle, Usage.VERIFY, mechanism, data)
-        if not hmac.compare_digest(right, mac):
+        if not hmac.compare_digest(right[:count], mac):
             raise RefusedError("signature-invalid", "Signature verification failed")
 
     def _mac(self, handle: Handle, usage: Usage, mechanism: MacMechanism, data: bytes) -> bytes:

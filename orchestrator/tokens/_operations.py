@@ -56,7 +56,8 @@ def sign(sessions: Sessions, key: int, mechanism: SignMechanism, digest: bytes) 
             ck, digest = Ck.RSA_PKCS, requests.digest_info(mechanism, digest)
         case SignScheme.RSA_PSS:
             ck = Ck.RSA_PKCS_PSS
-            parameter = (*_PSS_HASHES[mechanism.hash], mechanism.salt_bytes)
+            ck_hash, mgf = _PSS_HASHES[mechanism.hash or HashFunction.SHA256]  # it has one: checked
+            parameter = (ck_hash, mgf, mechanism.salt_bytes)
         case SignScheme.ECDSA:
             ck = Ck.ECDSA
         case _:
@@ -68,9 +69,9 @@ def sign(sessions: Sessions, key: int, mechanism: SignMechanism, digest: bytes) 
 def encrypt(sessions: Sessions, key: int, mechanism: CipherMechanism, plaintext: bytes) -> bytes:
     """Encrypt under an AES key; what is drawn here comes first."""
     with sessions.borrow() as session:
-        drawn = b""
-        if not mechanism.iv:
-            drawn = raw(session.generate_random(_iv_bytes(mechanism) * 8))
+        drawn, count = b"", mechanism.drawn_bytes()
+        if count:
+            drawn = raw(session.generate_random(count * 8))
         ck, parameter = _cipher(mechanism, mechanism.iv or drawn)
         made = key_on(session, key).encrypt(
             plaintext,
@@ -83,7 +84,7 @@ def encrypt(sessions: Sessions, key: int, mechanism: CipherMechanism, plaintext:
 
 def decrypt(sessions: Sessions, key: int, mechanism: CipherMechanism, ciphertext: bytes) -> bytes:
     """Decrypt; every failure has the one message, whatever the token found."""
-    drawn = 0 if mechanism.iv else _iv_bytes(mechanism)
+    drawn = mechanism.drawn_bytes()
     ck, parameter = _cipher(mechanism, mechanism.iv or ciphertext[:drawn])
     with sessions.borrow(refused=_REFUSED) as session:
         return raw(
@@ -96,20 +97,12 @@ def decrypt(sessions: Sessions, key: int, mechanism: CipherMechanism, ciphertext
         )
 
 
-def _iv_bytes(mechanism: CipherMechanism) -> int:
-    match mechanism.scheme:
-        case CipherScheme.AES_GCM:
-            return requests.NONCE_BYTES
-        case CipherScheme.RSA_OAEP:
-            return 0
-        case _:
-            return AES_BLOCK_BYTES
-
-
 def _cipher(mechanism: CipherMechanism, iv: bytes) -> tuple[Ck, Any]:
     match mechanism.scheme:
+        case CipherScheme.AES_ECB:
+            return Ck.AES_ECB, None
         case CipherScheme.AES_GCM:
-            return Ck.AES_GCM, GCMParams(iv, mechanism.aad)
+            return Ck.AES_GCM, GCMParams(iv, mechanism.aad, mechanism.tag_bytes * 8)
         case CipherScheme.AES_CBC:
             return Ck.AES_CBC, iv
         case CipherScheme.AES_CBC_PAD:
@@ -119,6 +112,8 @@ def _cipher(mechanism: CipherMechanism, iv: bytes) -> tuple[Ck, Any]:
             return Ck.AES_CTR, struct.pack("@L16s", 128, iv)
         case CipherScheme.RSA_OAEP:
             return Ck.RSA_PKCS_OAEP, (Ck.SHA_1, MGF.SHA1, None)
+        case CipherScheme.RSA_PKCS:
+            return Ck.RSA_PKCS, None
         case _:
             assert_never(mechanism.scheme)
 

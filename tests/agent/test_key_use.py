@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from orchestrator.client.balancer import Balancer
 from orchestrator.client.session import Session
+from orchestrator.client.verify import verify_signature
 from orchestrator.model.errors import OrchestratorError, RemoteError
 from orchestrator.model.fips import CURVE_STRENGTH_BITS, HASH_STRENGTH_BITS
 from orchestrator.model.key_spec import (
@@ -35,7 +36,7 @@ from orchestrator.model.key_spec import (
     SignMechanism,
     SignScheme,
 )
-from orchestrator.model.keys import SESSION_KEY_BIT, Key
+from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter
 from orchestrator.model.roles import Role
 from orchestrator.wire import messages as m
 from tests.stateful.harness import CLUSTER, PASSWORD, FakeStream, LocalCluster
@@ -170,6 +171,118 @@ def test_macs_are_made_by_default_and_verified_in_the_hsm(used: Used) -> None:
         assert code_of(session.mac, verifier.ref, mechanism, b"data") == "key-usage"
 
 
+# --- changed and shared ---
+
+
+def changed(used: Used, key: Key, name: str, value: str) -> None:
+    used.change(m.ChangeKey(key.ref, name, value))
+
+
+def test_a_changed_attribute_holds_for_a_loaded_key(used: Used) -> None:
+    session = used.session
+    [key] = used.make(AES, draft(encrypt="true", decrypt="true"))
+    sealed = session.encrypt(key.ref, b"x")
+    changed(used, key, "encrypt", "false")
+    for machine in used.cluster.machines:
+        assert code_of(session.encrypt, key.ref, b"x") == "key-usage", machine.id
+    assert session.decrypt(key.ref, sealed) == b"x"
+    changed(used, key, "encrypt", "true")
+    assert session.decrypt(key.ref, session.encrypt(key.ref, b"y")) == b"y"
+    conflict = m.ChangeKey(key.ref, "wrap", "true")
+    assert code_of(used.change, conflict) == "attribute-conflict"
+    changed(used, key, "label", "renamed")
+    assert session.key("renamed", "secret-key").ref == key.ref
+
+
+def test_a_pair_made_to_wrap_stays_and_never_decrypts(used: Used) -> None:
+    public, private = used.make(RSA, *pair({"wrap": "true"}, {"unwrap": "true"}))
+    assert public.guards.half_stays
+    assert not private.attributes.extractable
+    conflict = m.ChangeKey(private.ref, "decrypt", "true")
+    assert code_of(used.change, conflict) == "attribute-conflict"
+    for given in ({"decrypt": "true"}, {"extractable": "true"}):
+        assert code_of(used.make, RSA, *pair({"wrap": "true"}, given)) == "attribute-conflict"
+        assert code_of(
+            used.session.make_session_keys, RSA, pair({"wrap": "true"}, given)
+        ) == "attribute-conflict"  # fmt: skip
+
+
+def test_a_session_key_changes_where_it_lives(used: Used) -> None:
+    session = used.session
+    [key] = session.make_session_keys(AES, (draft(encrypt="true"),))
+    session.change_session_key(key.ref, "encrypt", "false")
+    assert code_of(session.encrypt, key.ref, b"x") == "key-usage"
+    session.change_session_key(key.ref, "label", "mine")
+    assert session.key("mine", "secret-key").ref == key.ref
+    for name in ("trusted", "local", "private"):
+        assert (
+            code_of(session.change_session_key, key.ref, name, "true") == "attribute-read-only"
+        ), name
+    assert code_of(session.change_session_key, key.ref, "token", "true") == "usage"
+    assert code_of(session.change_session_key, 1 << 63, "label", "x") == "not-found"
+    public, private = session.make_session_keys(RSA, pair({}, {"extractable": "false"}))
+    session.change_session_key(public.ref, "wrap", "true")
+    assert (
+        code_of(session.change_session_key, private.ref, "decrypt", "true") == "attribute-conflict"
+    )
+
+
+def test_a_session_key_becomes_a_token_key(used: Used) -> None:
+    session = used.session
+    [key] = session.make_session_keys(AES, (draft(encrypt="true", decrypt="true"),))
+    sealed = session.encrypt(key.ref, b"x")
+    home = session.home_of(key.ref)
+    keep = m.KeepSessionKey(key.ref)
+    other = next(x.id for x in used.cluster.members if x.id != home)
+    change = used.cluster.controller.change
+    with pytest.raises(RemoteError) as caught:
+        change(lambda _: keep, ticket=session.ticket(), author=other)
+    assert caught.value.code == "not-found"
+    stranger = used.cluster.login(Role.CRYPTO_USER, "cu")
+    with pytest.raises(RemoteError) as caught:
+        change(lambda _: keep, ticket=stranger, author=home)  # the same user, another login
+    assert caught.value.code == "not-found"
+    [kept] = change(lambda _: keep, ticket=session.ticket(), author=home).keys
+    assert not kept.ref & SESSION_KEY_BIT
+    assert kept.attributes.token
+    assert session.decrypt(kept.ref, sealed) == b"x"
+    assert code_of(session.decrypt, key.ref, sealed) == "not-found"
+    assert code_of(used.change, m.KeepSessionKey(kept.ref)) == "usage"
+
+
+def test_who_shares_a_key_uses_it_and_no_more(used: Used) -> None:
+    admin = used.cluster.login(Role.ADMIN, "admin")
+    used.cluster.controller.change(
+        lambda hsm: m.CreateUser(
+            "friend",
+            Role.CRYPTO_USER,
+            used.cluster.seal(hsm, "new-password", Role.CRYPTO_USER, "friend"),
+        ),
+        ticket=admin,
+    )
+    balancer = used.session.balancer
+    friend = Session(balancer, used.cluster.clock, Role.CRYPTO_USER, "friend").login(PASSWORD)
+    public, private = used.make(EC[Curve.P256], *pair({}, {"derive": "true"}))
+    used.change(m.ShareKey(private.ref, "friend"))
+    agreement, _ = peer_of(public)
+    assert code_of(friend.derive_session_key, private.ref, agreement, AES, draft()) == "not-owner"
+    [key] = used.make(AES, draft(encrypt="true", decrypt="true"))
+    assert code_of(friend.encrypt, key.ref, b"x") == "not-found"
+    used.change(m.ShareKey(key.ref, "friend"))
+    assert used.session.decrypt(key.ref, friend.encrypt(key.ref, b"x")) == b"x"
+    assert friend.find_key(KeyFilter(ref=key.ref)).shared == ("friend",)
+    for change in (m.ChangeKey(key.ref, "label", "x"), m.DeleteKey(key.ref)):
+        with pytest.raises(RemoteError) as caught:
+            used.cluster.controller.change(lambda _, c=change: c, ticket=friend.ticket())  # type: ignore[misc]
+        assert caught.value.code == "not-owner"
+    used.change(m.UnshareKey(key.ref, "friend"))
+    assert code_of(friend.encrypt, key.ref, b"x") == "not-found"
+    born = m.KeyDraft(KeyClass.SECRET, "born", (("encrypt", "true"),), shared=("FRIEND",))
+    [key] = used.make(AES, born)
+    assert friend.encrypt(key.ref, b"x")
+    assert code_of(used.session.make_session_keys, AES, (born,)) == "share-rule"
+
+
 # --- ECDH ---
 
 
@@ -270,6 +383,43 @@ def test_fips_mode_bars_hashes_weaker_than_the_curve(used: Used, curve: Curve) -
             signature = session.sign_data(*asked)
             session.verify_data(public, b"x", signature, SignScheme.ECDSA, hash_function)
     assert barred == list(HashFunction)[: {128: 2, 192: 3, 256: 4}[strength]]
+
+
+def test_fips_mode_judges_a_raw_digest_by_its_length(used: Used) -> None:
+    session, raw = used.session, SignMechanism(SignScheme.ECDSA, None)
+    public, private = used.make(EC[Curve.P256], *pair({"verify": "true"}, {"sign": "true"}))
+    for length in (20, 28, 31):
+        assert code_of(session.sign, private.ref, raw, bytes(length)) == "fips-mode"
+    for length in (32, 64):
+        signature = session.sign(private.ref, raw, bytes(length))
+        verify_signature(public.public, raw, bytes(length), signature)
+    for length in (0, 65):
+        assert code_of(session.sign, private.ref, raw, bytes(length)) == "usage"
+
+
+def test_fips_mode_decrypts_nothing_with_pkcs1(used: Used) -> None:
+    session, pkcs1 = used.session, CipherMechanism(CipherScheme.RSA_PKCS)
+    public, private = used.make(RSA, *pair({"encrypt": "true"}, {"decrypt": "true"}))
+    sealed = session.encrypt(public.ref, b"x", mechanism=pkcs1)
+    assert len(sealed) == 256
+    assert code_of(session.decrypt, private.ref, sealed, mechanism=pkcs1) == "fips-mode"
+
+
+def test_short_macs_and_foreign_ciphertexts(used: Used) -> None:
+    session = used.session
+    [secret] = used.make(SECRET, draft())
+    sha256 = MacMechanism.HMAC_SHA256
+    whole = session.mac(secret.ref, sha256, b"x")
+    assert session.mac(secret.ref, sha256, b"x", 16) == whole[:16]
+    session.verify_mac(secret.ref, sha256, b"x", whole[:16], 16)
+    assert code_of(session.verify_mac, secret.ref, sha256, b"x", whole[:16]) == "signature-invalid"
+    assert code_of(session.verify_mac, secret.ref, sha256, b"x", b"", 1) == "usage"
+    assert code_of(session.mac, secret.ref, sha256, b"x", 9) == "usage"
+    [key] = used.make(AES, draft(encrypt="true", decrypt="true"))
+    sealed = session.encrypt(key.ref, b"x", b"aad")
+    foreign = CipherMechanism(CipherScheme.AES_GCM, sealed[:12], b"aad")
+    assert session.decrypt(key.ref, sealed[12:], mechanism=foreign) == b"x"
+    assert code_of(session.encrypt, key.ref, b"x", mechanism=foreign) == "usage"
 
 
 def test_fips_mode_bars_no_more_than_the_original(used: Used) -> None:

@@ -107,6 +107,10 @@ def every_request(cluster: LocalCluster) -> list[m.Request]:
         m.DeriveKeys(1 << 16, AGREEMENT, AES, DRAFT),
         m.DeleteKey(1 << 16),
         m.SetRecoveryKey(bytes(97), 3, 5),
+        m.ChangeKey(1 << 16, "label", "text"),
+        m.ShareKey(1 << 16, "cu"),
+        m.UnshareKey(1 << 16, "cu"),
+        m.KeepSessionKey(1 << 63),
     ]
     return [
         m.Hello(),
@@ -144,6 +148,7 @@ def every_request(cluster: LocalCluster) -> list[m.Request]:
         m.TellTries((m.SignedTries(b"tries", bytes(64)),)),
         m.Zeroize(),
         m.ReadAudit(t, 0),
+        m.ChangeSessionKey(t, 1 << 63, "label", "text"),
     ]
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from orchestrator.model.entries import Record, SignedJoinRequest
 from orchestrator.model.key_spec import Agreement, KeyClass, KeySpec
+from orchestrator.model.objects import ObjectDraft, ObjectEdit
 from orchestrator.model.roles import Role
 
 
 class KeyDraft(Record):
-    """One key object to make: `attributes` are CLI names and values."""
+    """One key object to make: attributes and templates are CLI names and values."""
 
     key_class: KeyClass
     label: str
     attributes: tuple[tuple[str, str], ...] = ()
+    shared: tuple[str, ...] = ()
+    wrap_template: tuple[tuple[str, str], ...] = ()
+    unwrap_template: tuple[tuple[str, str], ...] = ()
 
 
 class CreateCluster(Record, tag=True):
@@ -133,6 +137,53 @@ class SetRecoveryKey(Record, tag=True):
     shares: int
 
 
+class PutObject(Record, tag=True):
+    """Store a certificate or a data object."""
+
+    draft: ObjectDraft
+
+
+class EditObject(Record, tag=True):
+    """Change a certificate or data object."""
+
+    ref: int
+    edit: ObjectEdit
+
+
+class DeleteObject(Record, tag=True):
+    """Delete a certificate or data object."""
+
+    ref: int
+
+
+class ChangeKey(Record, tag=True):
+    """Change an attribute of a token key (CLI name and value)."""
+
+    ref: int
+    name: str
+    value: str
+
+
+class ShareKey(Record, tag=True):
+    """Let another crypto user use a token key."""
+
+    ref: int
+    user: str
+
+
+class UnshareKey(Record, tag=True):
+    """Let a crypto user use a token key no more."""
+
+    ref: int
+    user: str
+
+
+class KeepSessionKey(Record, tag=True):
+    """Make a session key of this login and HSM a token key; the session key is gone then."""
+
+    ref: int
+
+
 ChangeRequest = (
     CreateCluster
     | InitializeCluster
@@ -151,4 +202,11 @@ ChangeRequest = (
     | DeriveKeys
     | DeleteKey
     | SetRecoveryKey
+    | PutObject
+    | EditObject
+    | DeleteObject
+    | ChangeKey
+    | ShareKey
+    | UnshareKey
+    | KeepSessionKey
 )
