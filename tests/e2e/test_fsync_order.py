@@ -28,6 +28,7 @@ from orchestrator.lab.hosts import LabHosts
 from orchestrator.lab.layout import Layout
 from orchestrator.model.entries import Change
 from orchestrator.model.errors import OrchestratorError
+from orchestrator.model.objects import ObjectClass, ObjectDraft, ObjectEdit
 from orchestrator.model.roles import Role
 from tests.e2e.crash_driver import ADMIN, USER, initialize, key
 from tests.lab.harness import HSM, RUN, eventually
@@ -141,6 +142,7 @@ def live(plane: ControlPlane) -> set[str]:
     with plane.login(cluster, Role.ADMIN, "admin", ADMIN) as admin:
         changes = plane.changes(cluster, admin)
         changes.create_user("user", Role.CRYPTO_USER, USER)
+        changes.create_user("guest", Role.CRYPTO_USER, USER)
         changes.admit_host("host-1b")
         words = changes.create_recovery_key(2, 3)
         second = plane.create_hsm(cluster, "lab-1b").hsm_id
@@ -151,7 +153,13 @@ def live(plane: ControlPlane) -> set[str]:
     made = key(plane, cluster, "kept")
     with plane.login(cluster, Role.CRYPTO_USER, "user", USER) as user:
         changes = plane.changes(cluster, user)
+        changes.set_attribute(made, "label", "renamed")
+        changes.share_key(made, "guest")
+        changes.unshare_key(made, "guest")
         changes.delete_key(made)
+        _, ref = changes.put_object(ObjectDraft(object_class=ObjectClass.DATA, value=b"x"))
+        changes.change_object(ref, ObjectEdit(value=b"y"))
+        changes.delete_object(ref)
         changes.logout()
     for _ in range(6):
         with pytest.raises(OrchestratorError):
@@ -170,6 +178,7 @@ def kinds(ledger: Ledger) -> set[str]:
 
 def test_agents_keep_before_they_answer(traced: Traced) -> None:
     changed = live(traced.plane)
+    # Whoever adds a kind of entry adds it to `live`.
     assert changed == {str(kind.__struct_config__.tag) for kind in get_args(Change)}
     time.sleep(0.5)  # the tracer writes behind
     found = traced.traces()

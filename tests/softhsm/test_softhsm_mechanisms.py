@@ -148,6 +148,10 @@ def _use(store: SoftHsmStore, mechanism: Mechanism) -> None:
     signing = {named: scheme for scheme, named in SIGN_MECHANISMS.items()}
     if mechanism in making:
         store.generate(making[mechanism])
+    elif mechanism in signing:
+        spec = EC if mechanism is Mechanism.ECDSA else RSA
+        key = store.load(store.generate(spec).blob, spec, {Usage.SIGN})
+        store.sign(key, SignMechanism(signing[mechanism], HashFunction.SHA256), bytes(32))
     elif mechanism is Mechanism.RSA_PKCS_OAEP:
         rsa = store.load(store.generate(RSA).blob, RSA, {Usage.DECRYPT})
         oaep = CipherMechanism(CipherScheme.RSA_OAEP, hash=HashFunction.SHA1)
@@ -158,10 +162,6 @@ def _use(store: SoftHsmStore, mechanism: Mechanism) -> None:
     elif mechanism in macs:
         spec = AES if mechanism is Mechanism.AES_CMAC else SECRET
         store.mac(store.load(store.generate(spec).blob, spec, {Usage.SIGN}), macs[mechanism], b"x")
-    elif mechanism in signing:
-        spec = EC if mechanism is Mechanism.ECDSA else RSA
-        key = store.load(store.generate(spec).blob, spec, {Usage.SIGN})
-        store.sign(key, SignMechanism(signing[mechanism], HashFunction.SHA256), bytes(32))
     else:
         assert mechanism is Mechanism.ECDH1_DERIVE
         base = store.load(store.generate(EC).blob, EC, {Usage.DERIVE})
