@@ -184,10 +184,10 @@ def prepare(site: Site, hsm: str, label: str) -> Entry:
 def test_of_two_true_branches_an_admin_chooses(site: Site) -> None:
     one, two, three = site.hsms
     left, right = prepare(site, one, "left"), prepare(site, two, "right")
+    offer(site, two, right)  # somebody misled a member; before the control loop brings it `left`
     site.plane.controller(site.cluster).ledger.commit(left)
     for hsm in (one, three):
         offer(site, hsm, left)
-    offer(site, two, right)  # somebody misled a member
     forked = f"{two}: FORKED: holds another entry at"
     assert any(p.startswith(forked) for p in Inspection(site.plane).verify(site.cluster).problems)
     assert message_of(lambda: site.make("more")).startswith(f"forked: FORKED: {two}")
