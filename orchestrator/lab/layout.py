@@ -15,7 +15,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from orchestrator.client.directory import default_home
 from orchestrator.control.hosts import HostInfo
-from orchestrator.model.errors import NotFoundError, RefusedError, TamperedError, UsageError
+from orchestrator.model.errors import (
+    NotFoundError,
+    RefusedError,
+    StorageError,
+    TamperedError,
+    UsageError,
+)
 from orchestrator.model.steps import OnStep, Step, no_step
 from orchestrator.wire.files import fsync_directory, make_directory, publish
 
@@ -152,10 +158,14 @@ class Layout:
         zone = next(info.zone for info in self.hosts() if info.name == host)
         draft = target.with_name(f".draft-{hsm}")
         shutil.rmtree(draft, ignore_errors=True)
-        make_directory(draft)
         key = str(target.parent.parent / "host_key.pem")
         config = {"hsm": hsm, "host": host, "zone": zone, "profile": profile, "host_key": key}
-        publish(draft / "hsm.json", json.dumps(config).encode())
+        try:
+            make_directory(draft)
+            publish(draft / "hsm.json", json.dumps(config).encode())
+        except StorageError:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
         draft.rename(target)
         fsync_directory(target.parent)
         self._on_step(Step.HOST_HSM_MADE)

@@ -102,7 +102,16 @@ class Scenario:
         }
         self.told["one-full-use"] = self.use()
         self.told["one-full-use-there"] = self.user.list_keys(KeyFilter(), hsm=self.victim).total
+        other = self.plane.create_cluster("hsm2m.medium", (), None, None).cluster_id
+        self.told["one-full-create"] = code_of(lambda: self.plane.create_hsm(other, "lab-1c"))
+        self.told["one-full-left"] = [
+            p.name for p in self.small.glob("*/") if p.name != self.victim
+        ]
         ballast.unlink()
+        self.told["one-full-created"] = code_of(lambda: self.plane.create_hsm(other, "lab-1c"))
+        [made] = self.plane.hsms(other)
+        self.plane.delete_hsm(other, made.hsm_id, force=True)
+        self.plane.delete_cluster(other)
         self.told["one-full-healed"] = wait_until_consistent(self.plane, self.cluster)
 
     def all_are_full(self) -> None:

@@ -40,6 +40,8 @@ def test_full_and_read_only_disks(tmp_path: Path) -> None:
     assert told["one-full-states"] == {"false": "ACTIVE", "true": "DEGRADED"}
     assert told["one-full-use"] == told["all-full-use"] == told["read-only-use"] == "kept"
     assert told["one-full-use-there"] == 1
+    assert told["one-full-create"].endswith("retryable")
+    assert (told["one-full-left"], told["one-full-created"]) == ([], "done")
     # 2 all of them: a clear error that is worth repeating, and nothing half made
     assert told["all-full-change"].endswith("retryable")
     assert told["all-full-backup"].endswith("retryable")
