@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
 import msgspec
 
 from orchestrator.agent.core import Caller, Core
 from orchestrator.model.attribute_rules import guards_of, joined, paired
 from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
-from orchestrator.model.key_decisions import check_owner
+from orchestrator.model.key_decisions import check_owner, check_sharing
 from orchestrator.model.key_spec import Agreement, KeyClass, KeySpec, KeyType
 from orchestrator.model.keys import (
     SESSION_KEY_BIT,
@@ -20,11 +19,11 @@ from orchestrator.model.keys import (
     derived_attributes,
     new_attributes,
 )
+from orchestrator.model.quorum import use_digest
+from orchestrator.model.quorum_decisions import check_use
 from orchestrator.model.roles import parse_user_name
 from orchestrator.tokens.store import GeneratedKey
 from orchestrator.wire import messages as m
-
-_NOTHING: Final = GeneratedKey(b"", b"", b"")
 
 
 class Making:
@@ -50,7 +49,7 @@ class Making:
                 draft.key_class, spec, _requested(draft), token=token, stays=stays
             )
             stays = draft.key_class is KeyClass.PUBLIC and attributes.wrap
-            shaped.append(self._key(spec, draft, attributes, key_id, _NOTHING, caller))
+            shaped.append(self._key(spec, draft, attributes, key_id, caller))
         if pair:
             shaped = [*joined(paired(*shaped), {key.ref for key in shaped})]
         made = self._core.store.generate(spec)
@@ -77,9 +76,11 @@ class Making:
         if draft.key_class is not KeyClass.SECRET:
             raise UsageError(f"ECDH makes {KeyClass.SECRET}")
         attributes, key_id = derived_attributes(base.attributes, _requested(draft), token=token)
+        shaped = self._key(spec, draft, attributes, key_id, caller)
+        check_approved(self._core, "derive", base, caller, agreement, b"")
         with self._core.loaded.use(base) as handle:
             made = self._core.store.derive(handle, agreement, spec)
-        return self._key(spec, draft, attributes, key_id, made, caller)
+        return with_material(shaped, made)
 
     def _key(
         self,
@@ -87,11 +88,14 @@ class Making:
         draft: m.KeyDraft,
         attributes: Attributes,
         key_id: bytes,
-        made: GeneratedKey,
         caller: Caller,
     ) -> Key:
-        if draft.shared and not attributes.token:
-            raise RefusedError("share-rule", "a session key is its login's alone: share token keys")
+        """Return a key without material; only a token key has shared users or quorum values."""
+        values = (draft.manage_quorum, draft.use_quorum)
+        if not attributes.token and (draft.shared or any(values)):
+            raise RefusedError(
+                "session-key", "a session key is its login's alone: share and guard token keys"
+            )
         key = Key(
             ref=0 if attributes.token else self._session_ref(),
             key_class=draft.key_class,
@@ -105,8 +109,11 @@ class Making:
             public=b"",
             check_value=b"",
             guards=guards_of(draft.key_class, draft.wrap_template, draft.unwrap_template),
+            manage_quorum=draft.manage_quorum,
+            use_quorum=draft.use_quorum,
         )
-        return with_material(key, made)
+        check_sharing(self._core.state, key)
+        return key
 
     def _session_ref(self) -> int:
         return SESSION_KEY_BIT | (int.from_bytes(self._core.store.random(8), "big") >> 1)
@@ -128,6 +135,15 @@ def token_key(core: Core, ref: int, caller: Caller) -> Key:
     if not key.usable_by(caller.name):
         raise NotFoundError("key", f"0x{ref:016x}", "see `cloister key list`")
     return key
+
+
+def check_approved(
+    core: Core, operation: str, key: Key, caller: Caller, mechanism: object, data: bytes
+) -> None:
+    """Raise RefusedError unless a quorum key's use was approved, if this use must be."""
+    if key.use_quorum:
+        request = use_digest(operation, key.ref, caller.name, mechanism, data)
+        check_use(core.state, core.clock.now_ms(), key, operation, request)
 
 
 def _requested(draft: m.KeyDraft) -> Mapping[str, str]:

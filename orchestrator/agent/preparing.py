@@ -29,6 +29,7 @@ from orchestrator.model.key_spec import (
     SignScheme,
     Usage,
 )
+from orchestrator.model.quorum import ApprovalData, check_words
 from orchestrator.model.roles import Operation, Role, check_password, parse_user_name
 from orchestrator.model.signatures import digest_of, load_certificate
 from orchestrator.model.state import Phase, Secrets
@@ -59,6 +60,17 @@ OPERATIONS: Final[dict[type, Operation]] = {
     m.DeriveKeys: Operation.DERIVE_KEY,
     m.DeleteKey: Operation.DELETE_KEY,
     m.SetRecoveryKey: Operation.SET_RECOVERY_KEY,
+    m.UnlockUser: Operation.UNLOCK_USER,
+    m.DisableUser: Operation.DISABLE_USER,
+    m.EnableUser: Operation.DISABLE_USER,
+    m.TransferKeys: Operation.TRANSFER_KEYS,
+    m.RegisterApprovalKey: Operation.REGISTER_APPROVAL_KEY,
+    m.IssueToken: Operation.GENERATE_TOKEN,
+    m.SetQuorumValue: Operation.SET_QUORUM,
+    m.SetQuorumPolicy: Operation.SET_QUORUM,
+    m.ApproveKeyUse: Operation.APPROVE_KEY_USE,
+    m.IssueLoginTicket: Operation.ISSUE_LOGIN_TICKET,
+    m.RevokeLoginTicket: Operation.REVOKE_LOGIN_TICKET,
     m.PutObject: Operation.MANAGE_OBJECTS,
     m.EditObject: Operation.MANAGE_OBJECTS,
     m.DeleteObject: Operation.MANAGE_OBJECTS,
@@ -69,13 +81,19 @@ OPERATIONS: Final[dict[type, Operation]] = {
 
 
 def operation_of(change: m.ChangeRequest, caller: Caller) -> Operation:
-    """Return the operation that a change needs; of two kinds, it depends on what is changed."""
-    if isinstance(change, m.ChangePassword):
-        own = (change.role, change.name) == (caller.role, caller.name)
-        return Operation.CHANGE_OWN_PASSWORD if own else Operation.CHANGE_OTHER_PASSWORD
-    if isinstance(change, m.ChangeKey):
-        return operation_to_change(change.name)
-    return OPERATIONS[type(change)]
+    """Return the operation that a change needs; of some, it depends on whose or what is changed."""
+    match change:
+        case m.ChangePassword() | m.ChangeMfa():
+            own = (change.role, change.name) == (caller.role, caller.name)
+            if isinstance(change, m.ChangePassword):
+                return Operation.CHANGE_OWN_PASSWORD if own else Operation.CHANGE_OTHER_PASSWORD
+            return Operation.CHANGE_OWN_MFA if own else Operation.CHANGE_OTHER_MFA
+        case m.DeleteTokens():
+            return Operation.DELETE_ALL_TOKENS if change.of_all else Operation.DELETE_OWN_TOKENS
+        case m.ChangeKey():
+            return operation_to_change(change.name)
+        case _:
+            return OPERATIONS[type(change)]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -131,7 +149,8 @@ class Preparing:
         change, secrets = work.change, work.secrets
         if isinstance(change, e.HsmRemoved):  # whom the new secrets go to depends on the place
             change, secrets = self._removal(asked.change, change.compromised)
-        return m.Prepared(core.sign_entry(change, asked.request, secrets, work.cluster))
+        entry = core.sign_entry(change, asked.request, secrets, work.cluster, asked.approval)
+        return m.Prepared(entry)
 
     def forget(self, request: str) -> None:
         """Drop the work of a request that has been committed."""
@@ -176,11 +195,13 @@ class Preparing:
                 return e.UserCreated(actor, name, asked.role, hashed), None, cluster
             case m.DeleteUser():
                 name = parse_user_name(asked.name)
-                return e.UserDeleted(actor, name, asked.role), None, cluster
+                heir = parse_user_name(asked.transfer_to) if asked.transfer_to else ""
+                return e.UserDeleted(actor, name, asked.role, heir), None, cluster
             case m.ChangePassword():
                 name = parse_user_name(asked.name)
                 hashed = self._new_password(asked.password, caller, asked.role, name)
-                return e.PasswordChanged(actor, name, asked.role, hashed), None, cluster
+                flags = (asked.deregister_mfa, asked.deregister_quorum)
+                return e.PasswordChanged(actor, name, asked.role, hashed, *flags), None, cluster
             case m.EndLogin():
                 until = core.clock.now_ms() + e.LOGIN_LIFE_MS
                 return e.LoginEnded(actor, caller.login, until), None, cluster
@@ -224,7 +245,74 @@ class Preparing:
                     cluster,
                 )
             case _:
+                return self._people(asked, caller), None, cluster
+
+    def _people(  # one case per kind of change, all straight
+        self, asked: m.PeopleRequest, caller: Caller
+    ) -> e.Change:
+        actor = caller.actor
+        match asked:
+            case m.UnlockUser():
+                return e.UserUnlocked(actor, parse_user_name(asked.name), asked.role)
+            case m.DisableUser():
+                return e.UserDisabled(actor, parse_user_name(asked.name), asked.role)
+            case m.EnableUser():
+                return e.UserEnabled(actor, parse_user_name(asked.name), asked.role)
+            case m.TransferKeys():
+                return e.KeysTransferred(
+                    actor, parse_user_name(asked.name), parse_user_name(asked.to)
+                )
+            case m.RegisterApprovalKey():
+                return e.ApprovalKeyRegistered(
+                    actor, asked.public, asked.approval_data, asked.signature
+                )
+            case m.ChangeMfa():
+                return self._change_mfa(asked, caller)
+            case m.IssueToken():
+                return self._issue_token(asked, caller)
+            case m.DeleteTokens():
+                return e.QuorumTokensDeleted(actor, asked.of_all)
+            case m.SetQuorumValue():
+                return e.QuorumValueSet(actor, asked.service, asked.value)
+            case m.SetQuorumPolicy():
+                return e.QuorumPolicySet(
+                    actor, asked.bound_only, asked.guards_use, asked.generated_s, asked.approved_s
+                )
+            case m.ApproveKeyUse():
+                return e.KeyUseApproved(actor, asked.ref, asked.operation, asked.request)
+            case m.IssueLoginTicket():
+                if not caller.has_factor:
+                    raise RefusedError(
+                        "second-factor-needed", "log in with the second factor to issue tickets"
+                    )
+                login = self._core.store.random(12).hex()
+                return e.LoginTicketIssued(actor, login, asked.uid, asked.until)
+            case m.RevokeLoginTicket():
+                return e.LoginTicketRevoked(actor, asked.login)
+            case _:
                 assert_never(asked)
+
+    def _change_mfa(self, asked: m.ChangeMfa, caller: Caller) -> e.MfaChanged:
+        name, hashed = parse_user_name(asked.name), ""
+        if asked.password:
+            hashed = self._new_password(asked.password, caller, asked.role, name)
+        return e.MfaChanged(
+            caller.actor, name, asked.role, hashed, asked.public, asked.approval_data,
+            asked.signature, asked.change_quorum,
+        )  # fmt: skip
+
+    def _issue_token(self, asked: m.IssueToken, caller: Caller) -> e.QuorumTokenIssued:
+        core = self._core
+        data = ApprovalData(
+            service=asked.service,
+            ref=asked.ref,
+            requester=caller.name,
+            issued_at_s=core.clock.now_ms() // 1000,
+            words=check_words(asked.words),
+            nonces=tuple(core.store.random(16) for _ in core.state.members()),
+            number=core.state.seq,
+        )
+        return e.QuorumTokenIssued(caller.actor, caller.login, data.pack())
 
     # --- life of the cluster ---
 

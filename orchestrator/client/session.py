@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -19,11 +19,14 @@ from orchestrator.client.verify import encrypt_oaep, encrypt_pkcs1, verify_signa
 from orchestrator.model.clock import Clock
 from orchestrator.model.errors import (
     NotFoundError,
+    OrchestratorError,
     RefusedError,
     RemoteError,
     TamperedError,
+    UnavailableError,
     UsageError,
 )
+from orchestrator.model.factor_decisions import MFA_LOGIN
 from orchestrator.model.key_spec import (
     Agreement,
     CipherMechanism,
@@ -37,7 +40,9 @@ from orchestrator.model.key_spec import (
 )
 from orchestrator.model.keys import Key, KeyFilter
 from orchestrator.model.objects import ObjectFilter
+from orchestrator.model.quorum import ApprovalData, possession_words
 from orchestrator.model.roles import Role
+from orchestrator.model.services import Service
 from orchestrator.wire import messages as m
 
 RENEW_BEFORE_MS: Final = 60_000
@@ -66,6 +71,68 @@ class Session:
 
         self._take(expect(self.balancer.call(build), m.Ticket))
         return self
+
+    def mfa_challenges(self) -> tuple[ApprovalData, ...]:
+        """Return what the user's second factor is to sign, from every HSM in reach.
+
+        Raises:
+            TamperedError: an HSM wants something else signed: an approval, say.
+            UnavailableError: none answers.
+        """
+        asked = m.MfaChallenge(self.name, self.role)
+        found = []
+        for hsm in self.balancer.hsms:
+            try:
+                reply = expect(self.balancer.call_one(hsm, lambda _: asked), m.Data)
+            except UnavailableError:
+                continue
+            data = ApprovalData.parse(reply.data)
+            wanted = possession_words(MFA_LOGIN, self.balancer.cluster, self.role, self.name, hsm)
+            if data.service is not Service.MFA or not data.words.startswith(f"{wanted} "):
+                raise TamperedError(f"{hsm} wants something else signed than a log-in at it")
+            found.append(data)
+        if not found:
+            raise UnavailableError(f"no HSM of {self.balancer.cluster} answers")
+        return tuple(found)
+
+    def login_mfa(self, password: bytes, factors: Sequence[m.Factor]) -> Self:
+        """Log in with a second factor, at one of the HSMs whose challenges it has signed."""
+        last: OrchestratorError = UsageError("no part of the token file is signed")
+        for factor in factors:
+            words = ApprovalData.parse(factor.approval_data).words
+            hsm = next((h for h in self.balancer.hsms if f" hsm={h} " in words), None)
+            if hsm is None:
+                continue
+
+            def build(link: Link, factor: m.Factor = factor) -> m.Request:
+                sealed = seal_password(
+                    "login", link.welcome, link.member, self.role, self.name, password
+                )
+                return m.Login(self.name, self.role, sealed, factor)
+
+            try:
+                self._take(expect(self.balancer.call_one(hsm, build), m.Ticket))
+            except UnavailableError as exc:
+                last = exc
+                continue
+            return self
+        raise last
+
+    def login_with_ticket(self, ticket: bytes) -> Self:
+        """Go on with a login that its user has lent to this Unix user."""
+        renewal = m.Renew(ticket)
+        self._take(expect(self.balancer.call(lambda _: renewal), m.Ticket))
+        return self
+
+    def login_tickets(self) -> tuple[m.LoginTicketView, ...]:
+        """Return the user's login tickets; an admin sees everybody's."""
+        return self._call(lambda ticket, _: m.ListLoginTickets(ticket), m.LoginTicketPage).tickets
+
+    def take_login_ticket(self, login: str) -> bytes:
+        """Return the ticket of a login that this user has lent."""
+        return self._call(
+            lambda ticket, seen: m.TakeLoginTicket(ticket, seen, login), m.Ticket
+        ).ticket
 
     def _take(self, ticket: m.Ticket) -> None:
         self._ticket = ticket

@@ -17,6 +17,8 @@ from orchestrator.model.attribute_rules import (
 from orchestrator.model.errors import NotFoundError
 from orchestrator.model.key_spec import KeyClass
 from orchestrator.model.keys import Key, check_label
+from orchestrator.model.ownership import with_users
+from orchestrator.model.quorum import check_key_quorum
 from orchestrator.model.roles import Operation, Role
 from orchestrator.model.rules import authorize, need
 from orchestrator.model.state import Put, State, Table, key_row
@@ -83,12 +85,26 @@ def _check_new_key(state: State, key: Key, owner: str) -> None:
     need(key.attributes.token, "key-rule", "session keys are not in the ledger")
     need(not key.attributes.trusted, "key-rule", "no key is born trusted")
     check_policy(key)
-    check_shares(state, key)
+    check_sharing(state, key)
     need(
         len(key.blob) <= BLOB_BYTES_MAX and len(key.public) <= BLOB_BYTES_MAX,
         "key-rule",
         "a wrapped key exceeds its bounds",
     )
+
+
+def check_sharing(state: State, key: Key) -> None:
+    """Raise unless a key's shared users are there, and enough for its quorum values."""
+    need(
+        key.owner not in key.shared and len(set(key.shared)) == len(key.shared),
+        "share-rule",
+        "a key is shared with other users than its owner, each named once",
+    )
+    for name in key.shared:
+        state.user(Role.CRYPTO_USER, name)
+    # A public key has no secret to guard, and no values.
+    users = 0 if key.key_class is KeyClass.PUBLIC else 1 + len(key.shared)
+    check_key_quorum((key.manage_quorum, key.use_quorum), users)
 
 
 def check_owner(key: Key, user: str, deed: str) -> None:
@@ -114,14 +130,6 @@ def key_changed(state: State, change: e.KeyChanged) -> tuple[Put, ...]:
     return _puts(joined((changed, *_halves(state, key)), {key.ref}))
 
 
-def check_shares(state: State, key: Key) -> None:
-    """Raise unless a key is shared with crypto users of this cluster, and with each once."""
-    need(len(set(key.shared)) == len(key.shared), "exists", "a key is shared with a user once")
-    for user in key.shared:
-        state.user(Role.CRYPTO_USER, user)
-        need(user != key.owner, "share-rule", f"{user} owns the key; share it with others")
-
-
 def key_shared(state: State, change: e.KeyShared) -> tuple[Put, ...]:
     """Let another crypto user use a key."""
     key = _shareable(state, change)
@@ -131,7 +139,7 @@ def key_shared(state: State, change: e.KeyShared) -> tuple[Put, ...]:
         f"key 0x{key.ref:016x} is shared with {change.user} already",
     )
     shared = msgspec.structs.replace(key, shared=tuple(sorted((*key.shared, change.user))))
-    check_shares(state, shared)
+    check_sharing(state, shared)
     return _puts((shared,))
 
 
@@ -140,7 +148,7 @@ def key_unshared(state: State, change: e.KeyUnshared) -> tuple[Put, ...]:
     key = _shareable(state, change)
     if change.user not in key.shared:
         raise NotFoundError("share of", f"key 0x{key.ref:016x} with {change.user}")
-    return _puts((_without(key, change.user),))
+    return (with_users(key, key.owner, tuple(n for n in key.shared if n != change.user)),)
 
 
 def _shareable(state: State, change: e.KeyShared | e.KeyUnshared) -> Key:
@@ -148,12 +156,3 @@ def _shareable(state: State, change: e.KeyShared | e.KeyUnshared) -> Key:
     key = state.key(change.ref)
     check_owner(key, change.actor.name, "share")
     return key
-
-
-def shares_ended(state: State, user: str) -> tuple[Put, ...]:
-    """Take a crypto user who leaves out of every share: a later user of the name has none."""
-    return _puts(tuple(_without(key, user) for key in state.all_keys() if user in key.shared))
-
-
-def _without(key: Key, user: str) -> Key:
-    return msgspec.structs.replace(key, shared=tuple(n for n in key.shared if n != user))

@@ -63,7 +63,7 @@ class Key(msgspec.Struct, frozen=True, array_like=True):
     """A key object. `blob` is wrapped under the masking key, empty for public keys.
 
     `public` is DER SubjectPublicKeyInfo, empty for secret keys. `ref` is 0 until an entry
-    gives the key its place.
+    gives the key its place. The quorum values are fixed when it is made; 0 is none.
     """
 
     ref: int
@@ -78,6 +78,8 @@ class Key(msgspec.Struct, frozen=True, array_like=True):
     public: bytes
     check_value: bytes
     guards: Guards = Guards()
+    manage_quorum: int = 0
+    use_quorum: int = 0
 
     def usable_by(self, user: str) -> bool:
         """Owners and those it is shared with may use a key; every crypto user a public one."""

@@ -280,7 +280,7 @@ def test_who_shares_a_key_uses_it_and_no_more(used: Used) -> None:
     born = m.KeyDraft(KeyClass.SECRET, "born", (("encrypt", "true"),), shared=("FRIEND",))
     [key] = used.make(AES, born)
     assert friend.encrypt(key.ref, b"x")
-    assert code_of(used.session.make_session_keys, AES, (born,)) == "share-rule"
+    assert code_of(used.session.make_session_keys, AES, (born,)) == "session-key"
 
 
 # --- ECDH ---

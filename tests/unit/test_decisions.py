@@ -183,7 +183,7 @@ def test_keys_are_born_shared_with_crypto_users_alone(state: State) -> None:
     for shared, code in (
         (("nobody",), "not-found"),
         (("cu",), "share-rule"),
-        (("friend", "friend"), "exists"),
+        (("friend", "friend"), "share-rule"),
     ):
         assert refused(state, e.KeysCreated(CU, (key(shared=shared),))) == code
 
