@@ -176,6 +176,7 @@ class StandIns(Services):
             hsms,
             7,
             (WARNING,),
+            ("a restriction",),
         )
 
     def close(self) -> None:
