@@ -339,8 +339,6 @@ _PASSED_OVER: Final = frozenset({CKA.SUBJECT, CKA.VERIFY_RECOVER})
 
 
 def _is_moot(key_class: KeyClass, spec: KeySpec, name: str, *, asked: bool) -> bool:
-    """Public halves: all are shown to logged-in users alone, and peers agree without asking."""
-    is_public = key_class is KeyClass.PUBLIC
-    return (
-        is_public and asked and (name == "private" or (name, spec.type) == ("derive", KeyType.EC))
-    )
+    """What comes to the same: no object is shown without a login; peers agree without asking."""
+    is_peer = (key_class, spec.type, name, asked) == (KeyClass.PUBLIC, KeyType.EC, "derive", True)
+    return name == "private" or is_peer

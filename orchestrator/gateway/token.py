@@ -12,7 +12,8 @@ from orchestrator.control.plane import ControlPlane
 from orchestrator.gateway import cryptoki as ck
 from orchestrator.gateway.cryptoki import CKM
 from orchestrator.gateway.rpc.mechanisms import is_known_to
-from orchestrator.model.profile import FirmwareProfile, Mechanism
+from orchestrator.model.key_spec import HashFunction
+from orchestrator.model.profile import Backend, FirmwareProfile, Mechanism
 
 _PAIR: Final = ck.CKF_HW | ck.CKF_GENERATE_KEY_PAIR
 _MAKE: Final = ck.CKF_HW | ck.CKF_GENERATE
@@ -65,6 +66,8 @@ _OFFERED: Final[Mapping[Mechanism, Mapping[int, Info]]] = {
     Mechanism.SHA512_HMAC: {CKM.SHA512_HMAC: (*_SECRET, _SIGN)},
 }  # fmt: skip
 
+_OAEP_HASHES: Final = {Backend.SOFTHSM2: frozenset({HashFunction.SHA1})}
+
 
 @dataclass(frozen=True)
 class Token:
@@ -93,6 +96,11 @@ class Token:
         for mechanism in self.profile.mechanisms:
             found.update(_OFFERED.get(mechanism, {}))
         return found
+
+    @property
+    def oaep_hashes(self) -> frozenset[HashFunction]:
+        """The hash functions of OAEP that this backend's tokens can decrypt with."""
+        return _OAEP_HASHES[self.profile.backend]
 
     def mechanisms_for(self, offered: int) -> list[int]:
         """Return the mechanisms that a client of this dialect can use."""

@@ -68,7 +68,7 @@ def operation(backend: Backend, mechanism: Mechanism, key: Key, *, decrypt: bool
         case CKM.AES_GCM, GcmParameter() as given:
             return Gcm(request, given)
         case CKM.RSA_PKCS_OAEP, OaepParameter() as given:
-            chosen = _oaep(given)
+            chosen = _oaep(given, backend)
             return OaepDecrypt(request, key, chosen) if decrypt else RsaEncrypt(key, chosen)
         case CKM.RSA_PKCS, _ if not decrypt:
             return RsaEncrypt(key, None)
@@ -78,10 +78,13 @@ def operation(backend: Backend, mechanism: Mechanism, key: Key, *, decrypt: bool
             raise CryptokiError(CKR.MECHANISM_INVALID)
 
 
-def _oaep(given: OaepParameter) -> HashFunction:
+def _oaep(given: OaepParameter, backend: Backend) -> HashFunction:
+    # Nothing is encrypted here that no HSM of this cluster could decrypt.
     hash_function = BY_MECHANISM.get(given.hash)
     if hash_function is None or BY_MGF.get(given.mgf) is not hash_function or given.label:
         raise CryptokiError(CKR.MECHANISM_PARAM_INVALID, "one hash function, and no label")
+    if hash_function not in backend.token.oaep_hashes:
+        raise CryptokiError(CKR.MECHANISM_PARAM_INVALID, "no token here has OAEP with it")
     return hash_function
 
 
