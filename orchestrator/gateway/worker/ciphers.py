@@ -77,12 +77,10 @@ def operation(backend: Backend, mechanism: Mechanism, key: Key, *, decrypt: bool
         case CKM.RSA_PKCS_OAEP, OaepParameter() as given:
             chosen = _oaep(given, backend)
             return RsaDecrypt(request, key, chosen) if decrypt else RsaEncrypt(key, chosen)
-        case CKM.RSA_PKCS, _ if not decrypt:
-            return RsaEncrypt(key, None)
-        case ((CKM.AES_CBC | CKM.AES_CBC_PAD | CKM.AES_CTR | CKM.AES_GCM | CKM.RSA_PKCS_OAEP), _):
-            raise CryptokiError(CKR.MECHANISM_PARAM_INVALID)
+        case CKM.RSA_PKCS, None:
+            return RsaDecrypt(request, key, None) if decrypt else RsaEncrypt(key, None)
         case _:
-            raise CryptokiError(CKR.MECHANISM_INVALID)
+            raise CryptokiError(CKR.MECHANISM_PARAM_INVALID)
 
 
 def _oaep(given: OaepParameter, backend: Backend) -> HashFunction:
