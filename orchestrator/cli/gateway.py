@@ -63,7 +63,8 @@ def run(
     from orchestrator.gateway.main import Settings
 
     cluster, services = call.cluster_id, call.services
-    profile = services.profiles()[call.plane.records.cluster(cluster).hsm_type]
+    row = call.plane.records.cluster(cluster)
+    profile = services.profiles()[row.hsm_type]
     settings = Settings(
         path=_path(call, socket),
         group=group_name,
@@ -77,7 +78,7 @@ def run(
     def ready(path: Path) -> None:
         call.say(f"{cluster} serves PKCS#11 at {path}")
 
-    done = services.gateway().run(services.home(), cluster, profile, settings, ready)
+    done = services.gateway().run(services.home(), cluster, profile, row.mode, settings, ready)
     call.show(
         {"cluster_id": cluster, "served": done.served, "clients_served_on": len(done.clients)}
     )

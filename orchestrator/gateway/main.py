@@ -46,6 +46,7 @@ def run(
     home: Path,
     cluster: str,
     profile: FirmwareProfile,
+    mode: str,
     settings: Settings,
     on_ready: Callable[[Path], None],
 ) -> GatewayReport:
@@ -62,6 +63,7 @@ def run(
         read_anchor(home, cluster),
         endpoints_source(home, cluster),
         profile,
+        mode,
         lambda: Application.open(home, cluster),
         settings.patience_s,
     )

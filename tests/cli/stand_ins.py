@@ -197,7 +197,7 @@ class StandIns(Services):
             resolve_hsm=lambda *_: (CLUSTER, HSM),
             resolve_backup=lambda _: BACKUP,
             clusters=lambda: [CLUSTER],
-            cluster=lambda _: SimpleNamespace(hsm_type="hsm2m.medium"),
+            cluster=lambda _: SimpleNamespace(hsm_type="hsm2m.medium", mode="FIPS"),
         )
 
     @property
