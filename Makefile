@@ -3,10 +3,17 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 PACKAGES := python3 python3-venv softhsm2 openssl
+# What tests/interop run against the PKCS#11 gateway, and a compiler for benchmarks/pkcs11. CI has them all;
+# elsewhere `make applications` installs them, and a test whose application is missing is skipped.
+APPLICATIONS := p11-kit p11-kit-modules opensc libengine-pkcs11-openssl nginx-light apache2-bin openssh-client openssh-server \
+    openjdk-17-jdk-headless gnutls-bin gcc libc6-dev libp11-kit-dev
+ifdef CI
+PACKAGES += $(APPLICATIONS)
+endif
 PYTEST_OPTIONS ?=
 BIN := .venv/bin
 
-.PHONY: help setup packages demo test check format lint types imports clean
+.PHONY: help setup packages applications demo test check format lint types imports clean
 
 help: ## show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,6 +29,9 @@ packages:
 	else echo "not root: run 'apt-get install" $$missing"' as root" >&2; exit 1; fi; \
 	$$as env DEBIAN_FRONTEND=noninteractive apt-get update -qq; \
 	$$as env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
+
+applications: ## install what tests/interop run
+	@$(MAKE) packages CI=true
 
 .venv/ready: pyproject.toml constraints.txt
 	@echo "making .venv"
