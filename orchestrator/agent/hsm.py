@@ -17,7 +17,6 @@ from orchestrator.agent.preparing import Preparing, operation_of
 from orchestrator.agent.tickets import LIFE_MS, TicketBody, Tickets
 from orchestrator.agent.using import Using, without_blob
 from orchestrator.model import entries as e
-from orchestrator.model.decisions import KEYS_PER_ENTRY
 from orchestrator.model.errors import (
     BehindError,
     NotFoundError,
@@ -28,6 +27,7 @@ from orchestrator.model.errors import (
     UnavailableError,
     UsageError,
 )
+from orchestrator.model.key_decisions import KEYS_PER_ENTRY
 from orchestrator.model.keys import Key
 from orchestrator.model.roles import (
     APPLIANCE_NAME,

@@ -18,7 +18,7 @@ import msgspec
 from orchestrator.agent.core import Core
 from orchestrator.agent.preparing import BACKUP_KEY, Preparing
 from orchestrator.model import entries as e
-from orchestrator.model.decisions import check_join, need_active, receipt_digest
+from orchestrator.model.decisions import check_join, receipt_digest
 from orchestrator.model.errors import (
     NotFoundError,
     OrchestratorError,
@@ -27,6 +27,7 @@ from orchestrator.model.errors import (
     UsageError,
 )
 from orchestrator.model.key_spec import Usage
+from orchestrator.model.rules import need_active
 from orchestrator.model.signatures import (
     check_credential,
     check_ecdsa,
@@ -321,8 +322,8 @@ class Joining:
 
     def check_snapshot(self, asked: m.CheckSnapshot) -> m.SnapshotChecked:
         """Open an uploaded backup, restoring nothing."""
-        _, state = self._open(asked.blob)
-        return m.SnapshotChecked(state.seq, state.digest())
+        snapshot, state = self._open(asked.blob)
+        return m.SnapshotChecked(state.seq, snapshot.manifest.digest)
 
     def _open(self, blob: str) -> tuple[Snapshot, State]:
         store = self._core.store

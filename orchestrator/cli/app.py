@@ -15,6 +15,7 @@ from orchestrator.cli import (
     crypto,
     demo,
     doctor,
+    gateway,
     host,
     hsm,
     key,
@@ -38,6 +39,7 @@ def build() -> TyperGroup:
     )
     for part in (lab, cluster, host, hsm, user, key, crypto, backup, recovery, audit, profile):
         app.add_typer(part.app)
+    app.add_typer(gateway.app)
     for single in (login_check, doctor, demo):
         single.register(app)
     return cast(TyperGroup, typer.main.get_command(app))

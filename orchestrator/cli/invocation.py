@@ -128,7 +128,12 @@ class Invocation:
         trace: TracebackType | None,
     ) -> None:
         """Close connections and the database."""
+        self.close()
+
+    def close(self) -> None:
+        """Close connections and the database; what is asked for afterwards is opened anew."""
         self._open.close()
+        self.__dict__.pop("plane", None)
 
     @cached_property
     def plane(self) -> ControlPlane:

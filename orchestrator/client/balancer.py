@@ -28,6 +28,8 @@ REQUEST_TIMEOUT_S: Final = 10.0
 HELLO_TIMEOUT_S: Final = 3.0
 PATIENCE_S: Final = 30.0
 LOOK_AGAIN_S: Final = 1.0
+_LATEST: Final = 0.05
+"""The weight of the latest request in the moving average of an HSM's service time."""
 _PENALTY_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0)
 
 Dial = Callable[[], Channel]
@@ -59,6 +61,8 @@ class Node:
         self.hsm, self._dial = hsm, dial
         self.outstanding = 0
         self.failures = 0
+        self.requests = self.errors = 0
+        self.service_s = 0.0
         self.well_at_s = 0.0
         self._dialing, self._noting = threading.Lock(), threading.Lock()
         self._link: Link | None = None
@@ -103,13 +107,16 @@ class Node:
             if link is not None and self._link is link:
                 self._link = None
             self.failures += 1
+            self.errors += 1
             wait = _PENALTY_S[min(self.failures, len(_PENALTY_S)) - 1]
             self.well_at_s = now_s + wait
         if link is not None:
             link.channel.close()
 
-    def well(self) -> None:
-        """Note a success."""
+    def well(self, took_s: float) -> None:
+        """Note a success, and how long it took."""
+        self.requests += 1
+        self.service_s += (took_s - self.service_s) * (_LATEST if self.service_s else 1.0)
         if self.failures:
             self.failures, self.well_at_s = 0, 0.0
 
@@ -124,14 +131,27 @@ class Node:
 class Balancer:
     """Sends requests to a cluster's HSMs. Thread-safe."""
 
-    def __init__(self, cluster: str, anchor: bytes, source: Source, clock: Clock) -> None:
+    def __init__(
+        self,
+        cluster: str,
+        anchor: bytes,
+        source: Source,
+        clock: Clock,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self.cluster, self._anchor, self._clock = cluster, anchor, clock
+        self._patience_s = patience_s
         self.statistics = Statistics()
         self._source = source
         self._nodes: dict[str, Node] = {}
         self._guard = threading.Lock()
         self._looked_at_s = 0.0
         self._refresh(clock.monotonic_s())
+
+    @property
+    def nodes(self) -> Sequence[Node]:
+        """Return the HSMs as this client sees them."""
+        return list(self._nodes.values())
 
     @property
     def hsms(self) -> Sequence[str]:
@@ -165,7 +185,7 @@ class Balancer:
             RemoteError: an HSM refused, and another would not do better.
             UnavailableError: no HSM answered within the client's patience.
         """
-        deadline = self._clock.monotonic_s() + PATIENCE_S
+        deadline = self._clock.monotonic_s() + self._patience_s
         tried: set[str] = set()
         refused: set[str] = set()
         last: OrchestratorError = UnavailableError(f"cluster {self.cluster} has no HSMs")
@@ -209,6 +229,7 @@ class Balancer:
         link: Link | None = None
         try:
             link = node.link(self.cluster, self._anchor)
+            begun = self._clock.monotonic_s()
             reply = link.channel.call(build(link), timeout_s)
         except (UnavailableError, TamperedError):
             node.broken(link, self._clock.monotonic_s())
@@ -216,7 +237,7 @@ class Balancer:
         finally:
             with self._guard:
                 node.outstanding -= 1
-        node.well()
+        node.well(self._clock.monotonic_s() - begun)
         return reply
 
     def _pick(self, tried: set[str]) -> Node | None:

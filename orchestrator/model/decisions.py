@@ -12,17 +12,15 @@ from typing import Final, assert_never
 import msgspec
 
 from orchestrator.model import entries as e
-from orchestrator.model.errors import NotFoundError, RefusedError, TamperedError
-from orchestrator.model.key_spec import KeyClass
-from orchestrator.model.keys import Key, check_attributes, check_label
+from orchestrator.model.errors import RefusedError, TamperedError
+from orchestrator.model.key_decisions import check_deletable, keys_created
 from orchestrator.model.roles import (
     APPLIANCE_NAME,
-    LOGIN_ROLES,
     Operation,
     Role,
-    parse_user_name,
     require,
 )
+from orchestrator.model.rules import authorize, need, need_active
 from orchestrator.model.signatures import (
     check_cluster_certificate,
     check_credential,
@@ -47,10 +45,14 @@ from orchestrator.model.state import (
     key_row,
     user_row,
 )
+from orchestrator.model.user_decisions import (
+    password_changed,
+    user_created,
+    user_deleted,
+    user_locked,
+)
 
 MEMBERS_MAX: Final = 28
-KEYS_PER_ENTRY: Final = 2
-BLOB_BYTES_MAX: Final = 16 * 1024
 SUCCESSORS: Final = {"hsm1.medium": "hsm2m.medium"}
 """Types of HSM whose backups a newer type takes over."""
 
@@ -89,11 +91,11 @@ def _decide(
         case e.ClusterActivated():
             return _activated(state, change)
         case e.HostAdmitted():
-            _authorize(state, change.actor, Operation.ADMIT_HOST)
+            authorize(state, change.actor, Operation.ADMIT_HOST)
             _check_host(change.host, change.key)
             return (Put(Table.HOSTS, change.host, Host(change.host, change.key)),)
         case e.HostExpelled():
-            _authorize(state, change.actor, Operation.EXPEL_HOST)
+            authorize(state, change.actor, Operation.EXPEL_HOST)
             state.host(change.host)
             return (Put(Table.HOSTS, change.host, None),)
         case e.HsmJoined():
@@ -101,47 +103,26 @@ def _decide(
         case e.HsmRemoved():
             return _removed(state, header, change, secrets)
         case e.UserCreated():
-            return _user_created(state, header, change)
+            return user_created(state, header, change)
         case e.UserDeleted():
-            return _user_deleted(state, change)
+            return user_deleted(state, change)
         case e.PasswordChanged():
-            return _password_changed(state, change)
+            return password_changed(state, change)
         case e.UserLocked():
-            return _user_locked(state, change)
+            return user_locked(state, change)
         case e.LoginEnded():
-            _authorize(state, change.actor, Operation.LOGOUT)
+            authorize(state, change.actor, Operation.LOGOUT)
             return (Put(Table.LOGINS, change.login, EndedLogin(change.until)),)
         case e.KeysCreated():
-            return _keys_created(state, header, change)
+            return keys_created(state, header, change)
         case e.KeyDeleted():
-            _authorize(state, change.actor, Operation.DELETE_KEY)
-            _check_deletable(state.key(change.ref), change.actor.name)
+            authorize(state, change.actor, Operation.DELETE_KEY)
+            check_deletable(state.key(change.ref), change.actor.name)
             return (Put(Table.KEYS, key_row(change.ref), None),)
         case e.RecoveryKeySet():
             return _recovery_key_set(state, change)
         case _:
             assert_never(change)
-
-
-def _need(condition: bool, code: str, message: str) -> None:  # an assertion
-    if not condition:
-        raise RefusedError(code, message)
-
-
-def _authorize(state: State, actor: e.Actor, operation: Operation) -> User:
-    """Check that the actor exists and its role may do this in an active cluster."""
-    need_active(state)
-    require(actor.role, operation)
-    return state.user(actor.role, actor.name)
-
-
-def need_active(state: State) -> None:
-    """Raise RefusedError unless the cluster is activated."""
-    _need(
-        state.meta.phase is Phase.ACTIVE,
-        "not-active",
-        f"cluster {state.meta.cluster} is {state.meta.phase}: activate it first",
-    )
 
 
 def _put_meta(state: State, **fields: object) -> Put:
@@ -152,16 +133,16 @@ def _checked_secrets(state: State, rekey: e.Rekey, secrets: Secrets | None) -> S
     if secrets is None or secrets.epoch != rekey.epoch:
         raise TamperedError("this HSM found no box of its own in a rekeying entry")
     if state.tables[Table.SECRETS]:
-        _need(rekey.epoch == state.secrets.epoch + 1, "epoch", "epochs rise by one")
+        need(rekey.epoch == state.secrets.epoch + 1, "epoch", "epochs rise by one")
     return secrets
 
 
 def _created(
     state: State, header: e.Header, change: e.ClusterCreated, secrets: Secrets | None
 ) -> tuple[Put, ...]:
-    _need(state.seq == 0, "exists", "this HSM already belongs to a cluster")
+    need(state.seq == 0, "exists", "this HSM already belongs to a cluster")
     member = check_credential(change.credential, header.cluster, change.cluster_public)
-    _need(member.hsm == header.author, "author", "the first HSM authors the first entry")
+    need(member.hsm == header.author, "author", "the first HSM authors the first entry")
     meta = Meta(
         cluster=header.cluster,
         hsm_type=change.hsm_type,
@@ -187,18 +168,18 @@ def _restored(
     state: State, header: e.Header, change: e.ClusterRestored, secrets: Secrets | None
 ) -> tuple[Put, ...]:
     meta = state.meta
-    _need(meta.phase is Phase.ACTIVE, "not-active", "only an active cluster is restored")
-    _need(meta.cluster == change.source_cluster, "source", "the backup is of another cluster")
-    _need(header.cluster != meta.cluster, "source", "a restored cluster has an id of its own")
+    need(meta.phase is Phase.ACTIVE, "not-active", "only an active cluster is restored")
+    need(meta.cluster == change.source_cluster, "source", "the backup is of another cluster")
+    need(header.cluster != meta.cluster, "source", "a restored cluster has an id of its own")
     if state.digest() != change.source_digest:
         raise TamperedError("the restored state is not the one that the backup names")
     member = check_credential(change.credential, header.cluster, meta.cluster_public)
-    _need(member.hsm == header.author, "author", "the first HSM authors the first entry")
+    need(member.hsm == header.author, "author", "the first HSM authors the first entry")
     _check_host(member.host, change.host_key)
     gone = tuple(Put(Table.MEMBERS, m.hsm, None) for m in state.members() if m.hsm != member.hsm)
     hsm_type, limits = change.hsm_type or meta.hsm_type, change.limits or meta.limits
     check_restorable(meta.hsm_type, hsm_type)
-    _need(
+    need(
         len(state.tables[Table.KEYS]) <= limits.keys
         and state.asymmetric_keys <= limits.asymmetric_keys
         and len(state.tables[Table.USERS]) <= limits.users,
@@ -230,7 +211,7 @@ def check_restorable(backup_type: str, hsm_type: str) -> None:
 
 
 def _initialized(state: State, header: e.Header, change: e.ClusterInitialized) -> tuple[Put, ...]:
-    _need(
+    need(
         state.meta.phase is Phase.UNINITIALIZED,
         "not-uninitialized",
         f"cluster {state.meta.cluster} is already {state.meta.phase}",
@@ -249,7 +230,7 @@ def _initialized(state: State, header: e.Header, change: e.ClusterInitialized) -
 
 
 def _activated(state: State, change: e.ClusterActivated) -> tuple[Put, ...]:
-    _need(
+    need(
         state.meta.phase is Phase.INITIALIZED,
         "not-initialized",
         f"cluster {state.meta.cluster} is {state.meta.phase}, not INITIALIZED",
@@ -272,12 +253,12 @@ def _activated(state: State, change: e.ClusterActivated) -> tuple[Put, ...]:
 
 
 def _check_host(host: str, key: bytes) -> None:
-    _need(
+    need(
         0 < len(host) <= 64 and host.isprintable(),
         "host-rule",
         "a host name has 1 to 64 characters",
     )
-    _need(len(key) == 32, "host-rule", "a host key is an Ed25519 public key of 32 bytes")
+    need(len(key) == 32, "host-rule", "a host key is an Ed25519 public key of 32 bytes")
 
 
 def receipt_digest(join: e.SignedJoinRequest, cluster_public: bytes) -> bytes:
@@ -331,8 +312,8 @@ def _joined(state: State, change: e.HsmJoined) -> tuple[Put, ...]:
         f"receipt of {member.hsm}",
     )
     members = state.tables[Table.MEMBERS]
-    _need(member.hsm not in members, "exists", f"{member.hsm} is a member already")
-    _need(len(members) < MEMBERS_MAX, "limit", f"a cluster has at most {MEMBERS_MAX} HSMs")
+    need(member.hsm not in members, "exists", f"{member.hsm} is a member already")
+    need(len(members) < MEMBERS_MAX, "limit", f"a cluster has at most {MEMBERS_MAX} HSMs")
     return (Put(Table.MEMBERS, member.hsm, MemberRow(member, change.credential)),)
 
 
@@ -342,8 +323,8 @@ def _removed(
     require(Role.APPLIANCE_USER, Operation.REMOVE_HSM)
     state.member(change.hsm)
     staying = {m.hsm for m in state.members()} - {change.hsm}
-    _need(bool(staying), "last-hsm", f"{change.hsm} is the last HSM of the cluster")
-    _need(
+    need(bool(staying), "last-hsm", f"{change.hsm} is the last HSM of the cluster")
+    need(
         {name for name, _ in change.rekey.boxes} == staying,
         "rekey",
         "a removal gives new secrets to exactly those who stay",
@@ -361,113 +342,10 @@ def _removed(
     )
 
 
-def _user_created(state: State, header: e.Header, change: e.UserCreated) -> tuple[Put, ...]:
-    _authorize(state, change.actor, Operation.CREATE_USER)
-    _need(change.role in LOGIN_ROLES, "role-rule", f"nobody is created as {change.role}")
-    _need(parse_user_name(change.name) == change.name, "name-rule", "names are lower-case")
-    _need(change.name != APPLIANCE_NAME, "name-rule", f"{APPLIANCE_NAME} is the appliance user's")
-    name = user_row(change.role, change.name)
-    users = state.tables[Table.USERS]
-    _need(name not in users, "exists", f"{change.role} {change.name} exists already")
-    limit = state.meta.limits.users
-    _need(len(users) < limit, "limit", f"the cluster has its {limit} users; delete some")
-    # Versions are places in the ledger: no ticket of an earlier user of this name is good again.
-    user = User(change.name, change.role, change.password_hash, header.seq)
-    return (Put(Table.USERS, name, user),)
-
-
-def _user_deleted(state: State, change: e.UserDeleted) -> tuple[Put, ...]:
-    _authorize(state, change.actor, Operation.DELETE_USER)
-    require_deletable(state, change.role, change.name)
-    return (Put(Table.USERS, user_row(change.role, change.name), None),)
-
-
-def require_deletable(state: State, role: Role, name: str) -> None:
-    """Raise unless this user may be deleted: no owner of keys, not the last admin."""
-    _need(role in LOGIN_ROLES, "role-rule", f"a user of role {role} cannot be deleted")
-    state.user(role, name)
-    if role is Role.CRYPTO_USER:
-        owned = sum(1 for key in state.all_keys() if key.owner == name)
-        _need(owned == 0, "user-owns-keys", f"{role} {name} owns {owned} keys; delete them first")
-    elif sum(1 for user in state.users() if user.role is Role.ADMIN) == 1:
-        raise RefusedError("last-admin", f"{name} is the last admin; create another first")
-
-
-def _password_changed(state: State, change: e.PasswordChanged) -> tuple[Put, ...]:
-    own = (change.actor.role, change.actor.name) == (change.role, change.name)
-    operation = Operation.CHANGE_OWN_PASSWORD if own else Operation.CHANGE_OTHER_PASSWORD
-    _authorize(state, change.actor, operation)
-    _need(change.role in LOGIN_ROLES, "role-rule", f"a {change.role} has no password")
-    user = state.user(change.role, change.name)
-    changed = msgspec.structs.replace(
-        user, password_hash=change.password_hash, version=user.version + 1, locked=False
-    )
-    return (Put(Table.USERS, user_row(user.role, user.name), changed),)
-
-
-def _user_locked(state: State, change: e.UserLocked) -> tuple[Put, ...]:
-    user = state.user(change.role, change.name)
-    _need(change.role in LOGIN_ROLES, "role-rule", f"a {change.role} cannot be locked")
-    _need(not user.locked, "exists", f"{change.role} {change.name} is locked already")
-    others = (u for u in state.users() if u.role is Role.ADMIN and u.name != user.name)
-    # A stranger who guesses passwords must not be able to shut the last officer out.
-    _need(
-        change.role is not Role.ADMIN or any(not u.locked for u in others),
-        "last-admin",
-        f"{change.name} is the last unlocked admin, who is slowed and not locked",
-    )
-    locked = msgspec.structs.replace(user, locked=True)
-    return (Put(Table.USERS, user_row(user.role, user.name), locked),)
-
-
-def _keys_created(state: State, header: e.Header, change: e.KeysCreated) -> tuple[Put, ...]:
-    _authorize(state, change.actor, Operation.GENERATE_KEY)
-    keys, limits = state.tables[Table.KEYS], state.meta.limits
-    _need(1 <= len(change.keys) <= KEYS_PER_ENTRY, "limit", "an entry makes one key or one pair")
-    _need(
-        len(keys) + len(change.keys) <= limits.keys,
-        "limit",
-        f"the cluster has room for {limits.keys} keys and holds {len(keys)}; delete some",
-    )
-    if any(key.key_class is not KeyClass.SECRET for key in change.keys):
-        _need(
-            state.asymmetric_keys + len(change.keys) <= limits.asymmetric_keys,
-            "limit",
-            f"the cluster has room for {limits.asymmetric_keys} asymmetric keys; delete some",
-        )
-    puts = []
-    for index, key in enumerate(change.keys):
-        _check_new_key(key, change.actor.name)
-        ref = (header.seq << 16) | index
-        puts.append(Put(Table.KEYS, key_row(ref), msgspec.structs.replace(key, ref=ref)))
-    return tuple(puts)
-
-
-def _check_new_key(key: Key, owner: str) -> None:
-    key.spec.check()
-    check_label(key.label)
-    check_attributes(key.attributes)
-    _need(key.ref == 0 and key.owner == owner, "key-rule", "a key belongs to who made it")
-    _need(key.attributes.token, "key-rule", "session keys are not in the ledger")
-    _need(not key.attributes.trusted, "key-rule", "no key is born trusted")
-    _need(
-        len(key.blob) <= BLOB_BYTES_MAX and len(key.public) <= BLOB_BYTES_MAX,
-        "key-rule",
-        "a wrapped key exceeds its bounds",
-    )
-
-
-def _check_deletable(key: Key, user: str) -> None:
-    if not key.usable_by(user):
-        raise NotFoundError("key", f"0x{key.ref:016x}", "see `cloister key list`")
-    _need(key.owner == user, "not-owner", f"key 0x{key.ref:016x} is {key.owner}'s to delete")
-    _need(key.attributes.destroyable, "not-destroyable", "the key has destroyable=false")
-
-
 def _recovery_key_set(state: State, change: e.RecoveryKeySet) -> tuple[Put, ...]:
-    _authorize(state, change.actor, Operation.SET_RECOVERY_KEY)
-    _need(is_p384_point(change.point), "recovery-rule", "a recovery key is a P-384 point")
-    _need(
+    authorize(state, change.actor, Operation.SET_RECOVERY_KEY)
+    need(is_p384_point(change.point), "recovery-rule", "a recovery key is a P-384 point")
+    need(
         2 <= change.threshold <= change.shares <= 16,
         "recovery-rule",
         "custodian shares: a threshold from 2 to the number of shares, at most 16",

@@ -277,16 +277,26 @@ class State:
         return digest(self.seq, self.head, self.total)
 
     @classmethod
-    def build(cls, rows: Iterable[StoredRow], *, seq: int, head: bytes, at: int) -> State:
-        """Build a state from stored rows; the digest is counted anew."""
-        state = cls(seq=seq, head=head, at=at)
+    def build(
+        cls, rows: Iterable[StoredRow], *, seq: int, head: bytes, at: int
+    ) -> tuple[State, bytes]:
+        """Return the state that stored rows make, and the digest of the rows as they are stored.
+
+        That digest is the state's own, unless earlier software wrote the rows: those are read with
+        defaults for what they lack, and counted as this software would write them.
+        """
+        state, stored_total = cls(seq=seq, head=head, at=at), 0
         for stored in rows:
             row = decode(ROW_TYPES[stored.table], stored.data, f"row of {stored.table}")
             state.tables[stored.table][stored.name] = row
             state.asymmetric_keys += _asymmetric(row)
-            state.total += row_number(stored.table, stored.name, stored.data)
+            number = row_number(stored.table, stored.name, stored.data)
+            stored_total += number
+            if (data := encode(row)) != stored.data:
+                number = row_number(stored.table, stored.name, data)
+            state.total += number
         state.total %= _MODULUS
-        return state
+        return state, digest(seq, head, stored_total % _MODULUS)
 
 
 def _asymmetric(row: Row | None) -> int:

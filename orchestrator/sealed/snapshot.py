@@ -208,8 +208,8 @@ def open_snapshot(snapshot: Snapshot, recipient: bytes, agree: Agree) -> State:
     except (InvalidTag, ValueError) as exc:
         raise TamperedError(f"backup {manifest.id}: chunk {len(pieces)} is damaged") from exc
     body = decode(Body, b"".join(pieces), "backup body")
-    state = State.build(body.rows, seq=body.seq, head=body.head, at=body.at)
-    if state.digest() != manifest.digest:
+    state, counted = State.build(body.rows, seq=body.seq, head=body.head, at=body.at)
+    if counted != manifest.digest:
         raise TamperedError(f"backup {manifest.id}: its state has another digest than its manifest")
     _check_origin(state, manifest)
     return state

@@ -40,7 +40,7 @@ def state(cluster: LocalCluster) -> State:
     hsm = cluster.machines[0].hsm
     assert hsm is not None
     grown = hsm.core.state
-    return State.build(grown.rows(), seq=grown.seq, head=grown.head, at=grown.at)
+    return State.build(grown.rows(), seq=grown.seq, head=grown.head, at=grown.at)[0]
 
 
 def fill(state: State, *puts: Put) -> None:

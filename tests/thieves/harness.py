@@ -262,7 +262,7 @@ class FalseCluster:
         rows += [(Table.HOSTS, host.name, Host(host.name, host.key)) for host in hosts]
         rows += [(Table.KEYS, key_row(key.ref), key) for key in keys]
         stored = [StoredRow(table, name, e.encode(row)) for table, name, row in rows]
-        return State.build(stored, seq=place.seq, head=place.head, at=place.at)
+        return State.build(stored, seq=place.seq, head=place.head, at=place.at)[0]
 
     def snapshot(
         self, state: State, purpose: str, name: str, recipient: bytes, **fields: object

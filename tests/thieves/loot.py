@@ -42,7 +42,7 @@ def steal(directory: Path, scratch: Path) -> Loot:
     state = None
     if "rows" in found:
         stored = [StoredRow(Table(t), name, bytes.fromhex(data)) for t, name, data in found["rows"]]
-        state = State.build(stored, seq=0, head=b"", at=0)
+        state = State.build(stored, seq=0, head=b"", at=0)[0]
     return Loot(
         found["pin"].encode(), frozenset(found["labels"]), bytes.fromhex(found["masking"]), state
     )

@@ -35,7 +35,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[State]:
 @pytest.fixture
 def state(grown: State) -> State:
     """A copy that a test may advance."""
-    return State.build(grown.rows(), seq=grown.seq, head=grown.head, at=grown.at)
+    return State.build(grown.rows(), seq=grown.seq, head=grown.head, at=grown.at)[0]
 
 
 def header(state: State, change: e.Change, at: int = 0, cluster: str = "") -> e.Header:

@@ -6,6 +6,7 @@ import socket
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -23,7 +24,18 @@ from orchestrator.model.keys import Attributes, Key, KeyFilter, new_attributes
 from orchestrator.model.profile import FirmwareProfile, ProfileError
 from orchestrator.model.roles import Role, check_password, parse_user_name
 from orchestrator.model.signatures import check_cluster_certificate
-from orchestrator.model.state import EndedLogin, Host, Put, State, Table
+from orchestrator.model.state import (
+    EndedLogin,
+    Host,
+    Put,
+    State,
+    StoredRow,
+    Table,
+    User,
+    digest,
+    row_number,
+    user_row,
+)
 from orchestrator.wire.frames import FRAME_BYTES_MAX, FrameHeader, FrameReader, pack_frame
 from orchestrator.wire.messages import decode_reply, decode_request
 
@@ -244,7 +256,7 @@ def test_the_kept_digest_is_the_counted_one(changes: list[tuple[str, int | None]
     for name, number in changes:
         row = None if number is None else EndedLogin(number)
         state.advance([Put(Table.LOGINS, name, row)], seq=state.seq + 1, head=bytes(32), at=0)
-    again = State.build(state.rows(), seq=state.seq, head=state.head, at=0)
+    again = State.build(state.rows(), seq=state.seq, head=state.head, at=0)[0]
     assert again.digest() == state.digest()
     assert again.tables == state.tables
 
@@ -306,3 +318,18 @@ def test_no_bytes_break_the_decoders(data: bytes) -> None:
 
 def test_roles_are_cloudhsms_names() -> None:
     assert Role("internal(APPLIANCE_USER)") is Role.APPLIANCE_USER
+
+
+def test_rows_of_earlier_software_are_read_with_defaults() -> None:
+    user = User("ana", Role.ADMIN, "hash", 1)
+    short = msgspec.msgpack.encode(["ana", "admin", "hash", 1])
+    rows = [StoredRow(Table.USERS, user_row(user.role, user.name), short)]
+    state, counted = State.build(rows, seq=1, head=bytes(32), at=0)
+    assert state.user(Role.ADMIN, "ana") == user
+    assert counted == digest(1, bytes(32), row_number(Table.USERS, "admin/ana", short))
+    put = Put(Table.USERS, "admin/ana", user)
+    grown = State()
+    grown.advance([put], seq=1, head=bytes(32), at=0)
+    assert state.digest() == grown.digest() != counted
+    state.advance([Put(Table.USERS, "admin/ana", None)], seq=1, head=bytes(32), at=0)
+    assert state.total == 0
