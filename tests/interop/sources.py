@@ -107,7 +107,9 @@ def gateway(hsms: int = 2) -> Iterator[TokenAddress]:
         stack.callback(lab.destroy, home, include_backups=True)
         cluster, made = make_lab(home, hsms)
         socket, log = work / "socket", work / "gateway.log"
-        words = ("--cluster", cluster, "--socket", str(socket))
+        words = ["--cluster-id", cluster, "--socket", str(socket)]
+        if os.geteuid() == 0:  # Apache's workers are never root's
+            words += ["--group", "www-data"]
         with log.open("wb") as out:
             server = subprocess.Popen(  # our own program
                 [sys.executable, "-m", "orchestrator", "gateway", "run", *words],
