@@ -21,7 +21,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "address" not in metafunc.fixturenames:
         return
     if metafunc.config.getoption("--interop") == "stock":
-        names = ["stock"]
+        names = [] if metafunc.definition.get_closest_marker("gateway_only") else ["stock"]
     else:
         names = ["gateway"]
         if any(mark.name == "also_stock" for mark in metafunc.definition.iter_markers()):
@@ -31,7 +31,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session", name="address")
 def _address(request: pytest.FixtureRequest) -> Iterator[TokenAddress]:
-    with getattr(sources, request.param)() as address:
+    with getattr(sources, getattr(request, "param", "gateway"))() as address:
         yield address
 
 
