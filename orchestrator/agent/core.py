@@ -301,6 +301,8 @@ def _subject_of(change: e.Change, puts: tuple[Put, ...]) -> str:
     match change:
         case e.KeysCreated() | e.KeyDeleted():
             return " ".join(f"0x{put.name}" for put in puts if put.table is Table.KEYS)
+        case e.ObjectCreated() | e.ObjectEdited() | e.ObjectDeleted():
+            return " ".join(f"0x{put.name}" for put in puts if put.table is Table.OBJECTS)
         case e.UserCreated() | e.UserDeleted() | e.PasswordChanged() | e.UserLocked():
             return f"{change.role}/{change.name}"
         case e.HostAdmitted() | e.HostExpelled():

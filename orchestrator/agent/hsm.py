@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from orchestrator.agent.core import Caller, Core, Peer
 from orchestrator.agent.joining import Joining
+from orchestrator.agent.objects import list_objects
 from orchestrator.agent.passwords import PasswordCheck
 from orchestrator.agent.preparing import Preparing, operation_of
 from orchestrator.agent.tickets import LIFE_MS, TicketBody, Tickets
@@ -377,6 +378,12 @@ _HANDLERS: Final[dict[type, tuple[Operation, Handler]]] = {
         lambda h, r, c: h.using.derive_session_key(r, c),
     ),
     m.DropSessionKey: (Operation.DELETE_KEY, lambda h, r, c: h.using.drop_session_key(r, c)),
+    m.ImportSessionKey: (
+        Operation.IMPORT_CLEAR_KEY,
+        lambda h, r, c: h.using.import_session_key(r, c),
+    ),
+    m.CopySessionKey: (Operation.COPY_KEY, lambda h, r, c: h.using.copy_session_key(r, c)),
+    m.ListObjects: (Operation.LIST_OBJECTS, lambda h, r, c: list_objects(h.core, r, c)),
     m.TakeSnapshot: (Operation.BACKUP, lambda h, r, _: h.joining.snapshot(r)),
     m.CheckSnapshot: (Operation.BACKUP, lambda h, r, _: h.joining.check_snapshot(r)),
     m.Upload: (Operation.JOIN, lambda h, r, _: h.joining.upload(r)),

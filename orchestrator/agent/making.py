@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from orchestrator.agent.core import Caller, Core
 from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
 from orchestrator.model.key_spec import Agreement, KeyClass, KeySpec, KeyType
@@ -11,10 +13,14 @@ from orchestrator.model.keys import (
     SESSION_KEY_BIT,
     Attributes,
     Key,
+    check_key_id,
     check_label,
+    copied_attributes,
     derived_attributes,
+    imported_attributes,
     new_attributes,
 )
+from orchestrator.sealed.box import open_box
 from orchestrator.tokens.store import GeneratedKey
 from orchestrator.wire import messages as m
 
@@ -69,6 +75,40 @@ class Making:
             made = self._core.store.derive(handle, agreement, spec)
         return self._key(spec, draft, attributes, key_id, made, caller)
 
+    def import_key(
+        self, spec: KeySpec, draft: m.KeyDraft, sealed: bytes, caller: Caller, *, token: bool
+    ) -> Key:
+        """Make a key of a value given in clear, which this process holds for this call alone."""
+        spec.check()
+        is_pair = spec.type in {KeyType.RSA, KeyType.EC}
+        wanted = KeyClass.PRIVATE if is_pair else KeyClass.SECRET
+        if draft.key_class is not wanted:
+            raise UsageError(f"the value of a key of type {spec.type} makes a {wanted}")
+        attributes, key_id = imported_attributes(wanted, spec, _requested(draft), token=token)
+        store, hsm = self._core.store, self._core.config.hsm
+        info = m.clear_key_info(hsm, caller.peer.nonce, caller.name, spec, draft)
+        value = open_box(store.box_public(), store.box_agree, sealed, info)
+        made = store.import_key(spec, value)
+        return self._key(spec, draft, attributes, key_id, made, caller)
+
+    def copy_key(self, source: Key, copy: m.KeyCopy, caller: Caller, *, token: bool) -> Key:
+        """Return a key of the same value, owned by the same user and shared with nobody."""
+        if source.owner != caller.name:
+            raise RefusedError("not-owner", f"key 0x{source.ref:016x} is {source.owner}'s to copy")
+        given = _given_once(copy.attributes)
+        attributes = copied_attributes(source.attributes, given, token=token)
+        if not token:
+            # No change to it is seen by who checks the source: it stays as it is.
+            attributes = msgspec.structs.replace(attributes, modifiable=False)
+        return msgspec.structs.replace(
+            source,
+            ref=0 if token else self._session_ref(),
+            label=source.label if copy.label is None else check_label(copy.label),
+            id=source.id if copy.id is None else check_key_id(copy.id),
+            shared=(),
+            attributes=attributes,
+        )
+
     def _key(
         self,
         spec: KeySpec,
@@ -107,7 +147,11 @@ def token_key(core: Core, ref: int, caller: Caller) -> Key:
 
 def _requested(draft: m.KeyDraft) -> Mapping[str, str]:
     check_label(draft.label)
-    given = dict(draft.attributes)
-    if len(given) != len(draft.attributes):
+    return _given_once(draft.attributes)
+
+
+def _given_once(attributes: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    given = dict(attributes)
+    if len(given) != len(attributes):
         raise UsageError("an attribute is given twice")
     return given

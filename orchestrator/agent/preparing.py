@@ -57,6 +57,11 @@ OPERATIONS: Final[dict[type, Operation]] = {
     m.DeriveKeys: Operation.DERIVE_KEY,
     m.DeleteKey: Operation.DELETE_KEY,
     m.SetRecoveryKey: Operation.SET_RECOVERY_KEY,
+    m.ImportClearKey: Operation.IMPORT_CLEAR_KEY,
+    m.CopyKey: Operation.COPY_KEY,
+    m.PutObject: Operation.MANAGE_OBJECTS,
+    m.EditObject: Operation.MANAGE_OBJECTS,
+    m.DeleteObject: Operation.MANAGE_OBJECTS,
 }
 
 
@@ -190,6 +195,21 @@ class Preparing:
             case m.SetRecoveryKey():
                 change = e.RecoveryKeySet(actor, asked.point, asked.threshold, asked.shares)
                 return change, None, cluster
+            case m.ImportClearKey():
+                key = self.making.import_key(
+                    asked.spec, asked.draft, asked.sealed, caller, token=True
+                )
+                return e.KeysCreated(actor, (key,)), None, cluster
+            case m.CopyKey():
+                source = token_key(core, asked.ref, caller)
+                key = self.making.copy_key(source, asked.copy, caller, token=True)
+                return e.KeysCreated(actor, (key,)), None, cluster
+            case m.PutObject():
+                return e.ObjectCreated(actor, asked.draft), None, cluster
+            case m.EditObject():
+                return e.ObjectEdited(actor, asked.ref, asked.edit), None, cluster
+            case m.DeleteObject():
+                return e.ObjectDeleted(actor, asked.ref), None, cluster
             case _:
                 assert_never(asked)
 
@@ -266,7 +286,12 @@ class Preparing:
 
     def _limits(self) -> e.Limits:
         profile = self._core.profile
-        return e.Limits(profile.max_users, profile.max_keys, profile.max_asymmetric_keys)
+        return e.Limits(
+            profile.max_users,
+            profile.max_keys,
+            profile.max_asymmetric_keys,
+            profile.max_objects,
+        )
 
     def _removal(
         self,

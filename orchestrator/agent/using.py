@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -11,25 +11,16 @@ from orchestrator.agent.core import Caller, Core
 from orchestrator.agent.making import Making, token_key
 from orchestrator.model.entries import encode
 from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
-from orchestrator.model.fips import check_signature
-from orchestrator.model.key_spec import (
-    DIGEST_BYTES,
-    KeyClass,
-    KeyType,
-    SignMechanism,
-    SignScheme,
-)
+from orchestrator.model.fips import check_decryption, check_signature
+from orchestrator.model.key_spec import KeyClass, KeyType
 from orchestrator.model.keys import SESSION_KEY_BIT, Key, visible_to
 from orchestrator.tokens.store import Handle
 from orchestrator.wire import messages as m
 
 SESSION_KEYS_MAX: Final = 1024
 RANDOM_BYTES_MAX: Final = 64 * 1024
-KEY_PAGE_BYTES_MAX: Final = 900 * 1024
-_SCHEMES: Final = {
-    KeyType.RSA: frozenset({SignScheme.RSA_PKCS, SignScheme.RSA_PSS}),
-    KeyType.EC: frozenset({SignScheme.ECDSA}),
-}
+PAGE_BYTES_MAX: Final = 900 * 1024
+Item = TypeVar("Item", bound=msgspec.Struct)
 
 
 class Using:
@@ -39,11 +30,11 @@ class Using:
         self._core, self._making = core, making
 
     def sign(self, asked: m.Sign, caller: Caller) -> m.Data:
-        """Sign a digest with a private key."""
+        """Sign a digest, or what a raw mechanism takes, with a private key."""
         key = self._key(asked.ref, caller)
         _need(key.key_class is KeyClass.PRIVATE and key.attributes.sign, key, "sign")
-        _check_mechanism(key, asked.mechanism, asked.digest)
-        check_signature(self._core.state.meta.mode, key.spec, asked.mechanism)
+        asked.mechanism.check(key.spec, asked.digest)
+        check_signature(self._core.state.meta.mode, key.spec, asked.mechanism, asked.digest)
         with self._use(key) as handle:
             return m.Data(self._core.store.sign(handle, asked.mechanism, asked.digest))
 
@@ -60,6 +51,7 @@ class Using:
         key = self._key(asked.ref, caller)
         _need(key.key_class is not KeyClass.PUBLIC and key.attributes.decrypt, key, "decrypt")
         _check_length(asked.ciphertext)
+        check_decryption(self._core.state.meta.mode, asked.mechanism)
         with self._use(key) as handle:
             return m.Data(self._core.store.decrypt(handle, asked.mechanism, asked.ciphertext))
 
@@ -77,7 +69,9 @@ class Using:
         _need(key.key_class is KeyClass.SECRET and key.attributes.verify, key, "verify")
         _check_length(asked.data)
         with self._use(key) as handle:
-            self._core.store.verify_mac(handle, asked.mechanism, asked.data, asked.mac)
+            self._core.store.verify_mac(
+                handle, asked.mechanism, asked.data, asked.mac, asked.length
+            )
         return m.Done()
 
     def random(self, asked: m.Random) -> m.Data:
@@ -105,12 +99,7 @@ class Using:
             if visible_to(key, caller.name, caller.role) and asked.filter.matches(key)
         ]
         page = [without_blob(key) for key in found[asked.offset : asked.offset + asked.limit]]
-        room = KEY_PAGE_BYTES_MAX
-        for number, key in enumerate(page):
-            room -= len(encode(key))
-            if room < 0:  # the caller goes on from here
-                return m.KeyPage(tuple(page[:number]), len(found))
-        return m.KeyPage(tuple(page), len(found))
+        return m.KeyPage(tuple(fitting(page)), len(found))
 
     def make_session_keys(self, asked: m.MakeSessionKeys, caller: Caller) -> m.KeyPage:
         """Make keys that exist here alone, until log-out or the end of this connection."""
@@ -126,6 +115,20 @@ class Using:
             base, asked.agreement, asked.spec, asked.draft, caller, token=False
         )
         return self._keep((key,), caller)
+
+    def import_session_key(self, asked: m.ImportSessionKey, caller: Caller) -> m.KeyPage:
+        """Make a key that exists here alone of a value given in clear."""
+        _check_room(caller, 1)
+        key = self._making.import_key(asked.spec, asked.draft, asked.sealed, caller, token=False)
+        return self._keep((key,), caller)
+
+    def copy_session_key(self, asked: m.CopySessionKey, caller: Caller) -> m.KeyPage:
+        """Copy a token key to one that exists here alone."""
+        _check_room(caller, 1)
+        if asked.ref & SESSION_KEY_BIT:
+            raise UsageError("a session key is not copied; make it, or its copy, a token key")
+        source = token_key(self._core, asked.ref, caller)
+        return self._keep((self._making.copy_key(source, asked.copy, caller, token=False),), caller)
 
     def _keep(self, keys: tuple[Key, ...], caller: Caller) -> m.KeyPage:
         caller.peer.session_keys.update({key.ref: (key, caller.login) for key in keys})
@@ -159,6 +162,16 @@ class Using:
         return self._core.loaded.use(key)
 
 
+def fitting(page: list[Item]) -> list[Item]:
+    """Return as much of a page as fits a frame; the caller goes on from there."""
+    room = PAGE_BYTES_MAX
+    for number, item in enumerate(page):
+        room -= len(encode(item))
+        if room < 0:
+            return page[:number]
+    return page
+
+
 def without_blob(key: Key) -> Key:
     """Return a key as callers see it."""
     return msgspec.structs.replace(key, blob=b"")
@@ -175,17 +188,6 @@ def _need(condition: bool, key: Key, operation: str) -> None:  # an assertion
             "key-usage",
             f"key 0x{key.ref:016x} ({key.spec.type} {key.key_class}) has {operation}=false",
         )
-
-
-def _check_mechanism(key: Key, mechanism: SignMechanism, digest: bytes) -> None:
-    if mechanism.scheme not in _SCHEMES.get(key.spec.type, frozenset()):
-        raise RefusedError("key-usage", f"a key of type {key.spec.type} cannot {mechanism.scheme}")
-    expected = DIGEST_BYTES[mechanism.hash]
-    if len(digest) != expected:
-        raise UsageError(f"a {mechanism.hash} digest has {expected} bytes, not {len(digest)}")
-    room = key.spec.bits // 8 - expected - 2
-    if mechanism.scheme is SignScheme.RSA_PSS and not 0 <= mechanism.salt_bytes <= room:
-        raise UsageError(f"PSS salt: 0 to {room} bytes for this key and hash")
 
 
 def _check_length(data: bytes) -> None:

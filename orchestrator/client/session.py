@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from orchestrator.client.balancer import Balancer, Link, Statistics
-from orchestrator.client.trust import seal_password
-from orchestrator.client.verify import encrypt_oaep, verify_signature
+from orchestrator.client.trust import seal_clear_key, seal_password
+from orchestrator.client.verify import encrypt_oaep, encrypt_pkcs1, verify_signature
 from orchestrator.model.clock import Clock
 from orchestrator.model.errors import (
     NotFoundError,
@@ -30,11 +30,13 @@ from orchestrator.model.key_spec import (
     CipherScheme,
     HashFunction,
     KeySpec,
+    KeyType,
     MacMechanism,
     SignMechanism,
     SignScheme,
 )
 from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter
+from orchestrator.model.objects import ObjectFilter
 from orchestrator.model.roles import Role
 from orchestrator.wire import messages as m
 
@@ -115,6 +117,18 @@ class Session:
         if hsm is not None:
             return self.balancer.call_one(hsm, lambda _: request)
         return self.balancer.call(lambda _: request)
+
+    def list_objects(
+        self, object_filter: ObjectFilter, offset: int = 0, limit: int = 100
+    ) -> m.ObjectPage:
+        """Return a page of the certificates and data objects that match, and how many do in all.
+
+        A page ends early where it would not fit a frame: go on from what it holds.
+        """
+        return self._call(
+            lambda ticket, seen: m.ListObjects(ticket, seen, object_filter, offset, limit),
+            m.ObjectPage,
+        )
 
     # --- keys ---
 
@@ -199,12 +213,15 @@ class Session:
     ) -> bytes:
         """Encrypt with AES-GCM and `aad`, or with `mechanism`; what the HSM draws comes first.
 
-        `rsa-oaep` is computed here, with either half of the pair; the HSM decrypts it only where
-        its token has the hash function (SoftHSM: sha1).
+        `rsa-oaep` and `rsa-pkcs` are computed here, with either half of the pair; the HSM decrypts
+        the former only where its token has the hash function (SoftHSM: sha1).
         """
         chosen = _cipher(mechanism, aad)
-        if chosen.scheme is CipherScheme.RSA_OAEP:
-            return encrypt_oaep(self.find_key(KeyFilter(ref=ref)).public, chosen, plaintext)
+        if chosen.key_type is KeyType.RSA:
+            public = self.find_key(KeyFilter(ref=ref)).public
+            if chosen.scheme is CipherScheme.RSA_PKCS:
+                return encrypt_pkcs1(public, plaintext)
+            return encrypt_oaep(public, chosen, plaintext)
         return self._call(
             lambda ticket, seen: m.Encrypt(ticket, seen, ref, chosen, plaintext),
             m.Data,
@@ -227,18 +244,25 @@ class Session:
             self._homes.get(ref),
         ).data
 
-    def mac(self, ref: int, mechanism: MacMechanism, data: bytes) -> bytes:
-        """Return the MAC of `data` under an AES key or a generic secret."""
-        return self._call(
+    def mac(self, ref: int, mechanism: MacMechanism, data: bytes, length: int = 0) -> bytes:
+        """Return the MAC of `data` under an AES key or a generic secret, or its first bytes."""
+        count = mechanism.check_length(length)
+        whole = self._call(
             lambda ticket, seen: m.Mac(ticket, seen, ref, mechanism, data),
             m.Data,
             self._homes.get(ref),
         ).data
+        return whole[:count]
 
-    def verify_mac(self, ref: int, mechanism: MacMechanism, data: bytes, mac: bytes) -> None:
-        """Have an HSM compare a MAC; raise RemoteError (`signature-invalid`) when it is wrong."""
+    def verify_mac(
+        self, ref: int, mechanism: MacMechanism, data: bytes, mac: bytes, length: int = 0
+    ) -> None:
+        """Have an HSM compare a MAC; raise RemoteError (`signature-invalid`) when it is wrong.
+
+        `length` says how many bytes of it count, 0 that all do.
+        """
         self._call(
-            lambda ticket, seen: m.VerifyMac(ticket, seen, ref, mechanism, data, mac),
+            lambda ticket, seen: m.VerifyMac(ticket, seen, ref, mechanism, data, mac, length),
             m.Done,
             self._homes.get(ref),
         )
@@ -273,6 +297,38 @@ class Session:
             m.KeyPage,
             home,
         )
+        return self._only(page, home)
+
+    def import_session_key(
+        self, spec: KeySpec, value: bytes, draft: m.KeyDraft, hsm: str | None = None
+    ) -> Key:
+        """Give one HSM a key in clear, which lives there as those of `make_session_keys` do.
+
+        Args:
+            spec: what it is.
+            value: a secret key's bytes or a private key's PKCS#8 (see `client.clear_keys`); it
+                goes sealed to an HSM whose chain to the anchor was checked.
+            draft: class, label and attributes.
+            hsm: where; None takes the least busy.
+        """
+        home, ticket = hsm or self.balancer.least_busy(), self.ticket()
+
+        def build(link: Link) -> m.Request:
+            sealed = seal_clear_key(link.welcome, link.member, self.name, spec, draft, value)
+            return m.ImportSessionKey(ticket, spec, draft, sealed)
+
+        return self._only(expect(self.balancer.call_one(home, build), m.KeyPage), home)
+
+    def copy_session_key(self, ref: int, copy: m.KeyCopy, hsm: str | None = None) -> Key:
+        """Copy a token key of one's own to one HSM, where it lives as a session key."""
+        home = hsm or self.balancer.least_busy()
+        page = self._call(
+            lambda ticket, seen: m.CopySessionKey(ticket, seen, ref, copy), m.KeyPage, home
+        )
+        return self._only(page, home)
+
+    def _only(self, page: m.KeyPage, home: str) -> Key:
+        """Return the one session key that an HSM has made."""
         if len(page.keys) != 1:
             raise TamperedError("the HSM answered with another number of keys than one")
         self._homes[page.keys[0].ref] = home

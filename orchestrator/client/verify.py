@@ -12,7 +12,9 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from orchestrator.model.errors import RefusedError, UsageError
 from orchestrator.model.key_spec import (
     DIGEST_BYTES,
+    ECDSA_DIGEST_BYTES_MAX,
     CipherMechanism,
+    CipherScheme,
     HashFunction,
     SignMechanism,
     SignScheme,
@@ -25,6 +27,11 @@ _HASHES: dict[HashFunction, Callable[[], hashes.HashAlgorithm]] = {
     HashFunction.SHA384: hashes.SHA384,
     HashFunction.SHA512: hashes.SHA512,
 }
+_AS_LONG_AS_ORDER = {
+    256: HashFunction.SHA256,
+    384: HashFunction.SHA384,
+    521: HashFunction.SHA512,
+}
 
 
 def verify_signature(
@@ -34,33 +41,60 @@ def verify_signature(
 
     Args:
         public: DER SubjectPublicKeyInfo.
-        mechanism: scheme, hash and PSS salt length.
-        digest: as long as the hash's.
+        mechanism: scheme, hash and PSS salt length, or a raw one.
+        digest: as long as the hash's; for a raw mechanism what was signed.
         signature: RSA's octets, or r || s.
 
     Raises:
         RefusedError: `signature-invalid`, with CloudHSM's message.
     """
-    algorithm = _HASHES[mechanism.hash]()
-    prehashed = utils.Prehashed(algorithm)
     key = load_der_public_key(public)
     try:
         if mechanism.scheme is SignScheme.ECDSA and isinstance(key, ec.EllipticCurvePublicKey):
-            if len(signature) != 2 * ((key.key_size + 7) // 8):
-                raise ValueError("r and s are each as long as a coordinate")
-            key.verify(der_signature(signature), digest, ec.ECDSA(prehashed))
+            _verify_ecdsa(key, mechanism, digest, signature)
             return
         if isinstance(key, rsa.RSAPublicKey) and mechanism.scheme is not SignScheme.ECDSA:
-            scheme = (
-                padding.PKCS1v15()
-                if mechanism.scheme is SignScheme.RSA_PKCS
-                else padding.PSS(padding.MGF1(algorithm), mechanism.salt_bytes)
-            )
-            key.verify(signature, digest, scheme, prehashed)
+            _verify_rsa(key, mechanism, digest, signature)
             return
     except (InvalidSignature, ValueError, UnsupportedAlgorithm) as exc:
         raise RefusedError("signature-invalid", "Signature verification failed") from exc
     raise RefusedError("key-usage", f"this key cannot verify {mechanism.scheme}")
+
+
+def _verify_ecdsa(
+    key: ec.EllipticCurvePublicKey, mechanism: SignMechanism, digest: bytes, signature: bytes
+) -> None:
+    if len(signature) != 2 * ((key.key_size + 7) // 8):
+        raise ValueError("r and s are each as long as a coordinate")
+    hash_function = mechanism.hash
+    if hash_function is None:
+        # The library takes digests as long as a hash's. These leftmost bits, as a number (FIPS
+        # 186-4 §6.4), are the same in a hash no longer than the curve's order.
+        if not 1 <= len(digest) <= ECDSA_DIGEST_BYTES_MAX:
+            raise ValueError("no digest that ECDSA takes here")
+        hash_function = _AS_LONG_AS_ORDER[key.key_size]
+        length = DIGEST_BYTES[hash_function]
+        digest = digest[:length].rjust(length, b"\0")
+    prehashed = utils.Prehashed(_HASHES[hash_function]())
+    key.verify(der_signature(signature), digest, ec.ECDSA(prehashed))
+
+
+def _verify_rsa(
+    key: rsa.RSAPublicKey, mechanism: SignMechanism, digest: bytes, signature: bytes
+) -> None:
+    if mechanism.hash is None:
+        if mechanism.scheme is not SignScheme.RSA_PKCS:
+            raise ValueError("PSS has a hash function")
+        if key.recover_data_from_signature(signature, padding.PKCS1v15(), None) != digest:
+            raise InvalidSignature
+        return
+    algorithm = _HASHES[mechanism.hash]()
+    scheme = (
+        padding.PKCS1v15()
+        if mechanism.scheme is SignScheme.RSA_PKCS
+        else padding.PSS(padding.MGF1(algorithm), mechanism.salt_bytes)
+    )
+    key.verify(signature, digest, scheme, utils.Prehashed(algorithm))
 
 
 def encrypt_oaep(public: bytes, mechanism: CipherMechanism, plaintext: bytes) -> bytes:
@@ -78,6 +112,21 @@ def encrypt_oaep(public: bytes, mechanism: CipherMechanism, plaintext: bytes) ->
         raise UsageError(f"this key and hash encrypt at most {room} bytes, not {len(plaintext)}")
     algorithm = _HASHES[mechanism.hash]()
     return key.encrypt(plaintext, padding.OAEP(padding.MGF1(algorithm), algorithm, None))
+
+
+def encrypt_pkcs1(public: bytes, plaintext: bytes) -> bytes:
+    """Encrypt to an RSA public half (DER SubjectPublicKeyInfo) with RSA PKCS#1 v1.5.
+
+    Raises:
+        UsageError: the plaintext is longer than modulus - 11 bytes (RFC 8017 §7.2.1).
+    """
+    key = load_der_public_key(public) if public else None
+    if not isinstance(key, rsa.RSAPublicKey):
+        raise RefusedError("key-usage", f"this key cannot encrypt with {CipherScheme.RSA_PKCS}")
+    room = (key.key_size + 7) // 8 - 11
+    if len(plaintext) > room:
+        raise UsageError(f"this key encrypts at most {room} bytes, not {len(plaintext)}")
+    return key.encrypt(plaintext, padding.PKCS1v15())
 
 
 def der_signature(raw: bytes) -> bytes:

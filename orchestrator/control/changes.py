@@ -6,13 +6,14 @@ import secrets
 from collections.abc import Callable
 
 from orchestrator.client.session import Session
-from orchestrator.client.trust import seal_password
+from orchestrator.client.trust import seal_clear_key, seal_password
 from orchestrator.control.controller import Ask, Controller
 from orchestrator.control.hosts import HostInfo
 from orchestrator.control.views import ChangeReport
-from orchestrator.model.errors import NotFoundError
-from orchestrator.model.key_spec import KeySpec
+from orchestrator.model.errors import NotFoundError, UnavailableError
+from orchestrator.model.key_spec import Agreement, KeySpec
 from orchestrator.model.keys import Key
+from orchestrator.model.objects import ObjectDraft, ObjectEdit
 from orchestrator.model.roles import Role, check_password, parse_user_name
 from orchestrator.sealed.recovery import SEED_BYTES, point_of, recovery_key, split_seed
 from orchestrator.wire import messages as m
@@ -90,9 +91,77 @@ class Changes:
         self._session.heard(outcome.report.seq)
         return outcome.report, outcome.keys
 
+    def derive_key(
+        self,
+        base: int,
+        agreement: Agreement,
+        spec: KeySpec,
+        draft: m.KeyDraft,
+        *,
+        request: str | None = None,
+    ) -> tuple[ChangeReport, Key]:
+        """Derive a token key with ECDH."""
+        change = m.DeriveKeys(base, agreement, spec, draft)
+        return self._one_key(lambda _: change, request)
+
+    def import_clear_key(
+        self, spec: KeySpec, value: bytes, draft: m.KeyDraft, *, request: str | None = None
+    ) -> tuple[ChangeReport, Key]:
+        """Make a token key of a value given in clear; it goes sealed to a checked HSM.
+
+        Args:
+            spec: what it is.
+            value: a secret key's bytes, or a private key's PKCS#8 (see `client.clear_keys`).
+            draft: class, label and attributes.
+            request: see above.
+        """
+        spec.check()
+
+        def ask(hsm: str) -> m.ChangeRequest:
+            link = self._controller.roster.link(hsm, self._anchor)
+            name = self._session.name
+            sealed = seal_clear_key(link.welcome, link.member, name, spec, draft, value)
+            return m.ImportClearKey(spec, draft, sealed)
+
+        return self._one_key(ask, request)
+
+    def copy_key(
+        self, ref: int, copy: m.KeyCopy, *, request: str | None = None
+    ) -> tuple[ChangeReport, Key]:
+        """Make another token key of the same value; its attributes can only be tighter."""
+        return self._one_key(lambda _: m.CopyKey(ref, copy), request)
+
+    def _one_key(self, ask: Ask, request: str | None) -> tuple[ChangeReport, Key]:
+        outcome = self._controller.change(ask, ticket=self._session.ticket(), request=request)
+        self._session.heard(outcome.report.seq)
+        if not outcome.keys:
+            raise UnavailableError(
+                f"the key is made and no HSM tells which; ask again with request id "
+                f"{outcome.report.request}"
+            )
+        return outcome.report, outcome.keys[0]
+
     def delete_key(self, ref: int, *, request: str | None = None) -> ChangeReport:
         """Delete a token key from every HSM; backups still hold it."""
         return self._plain(m.DeleteKey(ref), request)
+
+    def put_object(
+        self, draft: ObjectDraft, *, request: str | None = None
+    ) -> tuple[ChangeReport, int]:
+        """Store a certificate or data object; return its reference."""
+        draft.check()
+        report = self._plain(m.PutObject(draft), request)
+        return report, report.seq << 16
+
+    def change_object(
+        self, ref: int, edit: ObjectEdit, *, request: str | None = None
+    ) -> ChangeReport:
+        """Change a certificate or data object."""
+        return self._plain(m.EditObject(ref, edit), request)
+
+    def delete_object(self, ref: int, *, request: str | None = None) -> ChangeReport:
+        """Delete a certificate or data object from every HSM; backups still hold it."""
+        return self._plain(m.DeleteObject(ref), request)
 
     def create_recovery_key(
         self, threshold: int, shares: int, keep: Callable[[list[str]], None] = lambda _: None

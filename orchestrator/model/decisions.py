@@ -14,6 +14,7 @@ import msgspec
 from orchestrator.model import entries as e
 from orchestrator.model.errors import RefusedError, TamperedError
 from orchestrator.model.key_decisions import check_deletable, keys_created
+from orchestrator.model.object_decisions import object_created, object_deleted, object_edited
 from orchestrator.model.roles import (
     APPLIANCE_NAME,
     Operation,
@@ -121,6 +122,12 @@ def _decide(
             return (Put(Table.KEYS, key_row(change.ref), None),)
         case e.RecoveryKeySet():
             return _recovery_key_set(state, change)
+        case e.ObjectCreated():
+            return object_created(state, header, change)
+        case e.ObjectEdited():
+            return object_edited(state, change)
+        case e.ObjectDeleted():
+            return object_deleted(state, change)
         case _:
             assert_never(change)
 
@@ -182,9 +189,10 @@ def _restored(
     need(
         len(state.tables[Table.KEYS]) <= limits.keys
         and state.asymmetric_keys <= limits.asymmetric_keys
-        and len(state.tables[Table.USERS]) <= limits.users,
+        and len(state.tables[Table.USERS]) <= limits.users
+        and len(state.tables[Table.OBJECTS]) <= limits.objects,
         "limit",
-        f"the backup holds more users or keys than a cluster of {hsm_type} may",
+        f"the backup holds more users, keys or objects than a cluster of {hsm_type} may",
     )
     return (
         _put_meta(

@@ -13,6 +13,7 @@ import msgspec
 
 from orchestrator.model.errors import MalformedError
 from orchestrator.model.keys import Key
+from orchestrator.model.objects import ObjectDraft, ObjectEdit
 from orchestrator.model.roles import Role
 
 FORMAT_VERSION: Final = 1
@@ -119,6 +120,7 @@ class Limits(Record):
     users: int
     keys: int
     asymmetric_keys: int
+    objects: int = 1024
 
 
 class JoinRequest(Record):
@@ -284,6 +286,28 @@ class RecoveryKeySet(Record, tag="recovery-key-set"):
     shares: int
 
 
+class ObjectCreated(Record, tag="object-created"):
+    """A new certificate or data object of the actor's."""
+
+    actor: Actor
+    draft: ObjectDraft
+
+
+class ObjectEdited(Record, tag="object-edited"):
+    """A certificate or data object has changed."""
+
+    actor: Actor
+    ref: int
+    edit: ObjectEdit
+
+
+class ObjectDeleted(Record, tag="object-deleted"):
+    """A certificate or data object is gone from every HSM; backups still hold it."""
+
+    actor: Actor
+    ref: int
+
+
 CLEAR_CHANGES: Final = (
     ClusterCreated, ClusterInitialized, ClusterRestored, HostAdmitted, HostExpelled, HsmJoined,
     HsmRemoved,
@@ -306,6 +330,9 @@ Change = (
     | KeysCreated
     | KeyDeleted
     | RecoveryKeySet
+    | ObjectCreated
+    | ObjectEdited
+    | ObjectDeleted
 )
 
 T = TypeVar("T", bound=msgspec.Struct)

@@ -10,6 +10,9 @@ from typing import Final
 
 from orchestrator.model.errors import RefusedError
 from orchestrator.model.key_spec import (
+    DIGEST_BYTES,
+    CipherMechanism,
+    CipherScheme,
     Curve,
     HashFunction,
     KeySpec,
@@ -54,14 +57,35 @@ def _is_weak(hash_function: HashFunction, curve: Curve) -> bool:
     return HASH_STRENGTH_BITS[hash_function] < CURVE_STRENGTH_BITS[curve]
 
 
-def check_signature(mode: str, spec: KeySpec, mechanism: SignMechanism) -> None:
+def _strength_bits(mechanism: SignMechanism, digest: bytes) -> int:
+    """Return a digest's strength; one of no named hash is as strong as the longest it can be of."""
+    if mechanism.hash is not None:
+        return HASH_STRENGTH_BITS[mechanism.hash]
+    fitting = [
+        bits for hash_, bits in HASH_STRENGTH_BITS.items() if DIGEST_BYTES[hash_] <= len(digest)
+    ]
+    return max(fitting, default=0)
+
+
+def check_signature(mode: str, spec: KeySpec, mechanism: SignMechanism, digest: bytes) -> None:
     """Raise RefusedError (`fips-mode`) where this mode makes no such signature."""
     if mode != FIPS or mechanism.scheme is not SignScheme.ECDSA or spec.curve is None:
         return
-    if _is_weak(mechanism.hash, spec.curve):
+    strength = _strength_bits(mechanism, digest)
+    if strength < CURVE_STRENGTH_BITS[spec.curve]:
         raise RefusedError(
             "fips-mode",
-            f"Digest security strength ({HASH_STRENGTH_BITS[mechanism.hash]}) is weaker than the "
+            f"Digest security strength ({strength}) is weaker than the "
             f"key security strength ({CURVE_STRENGTH_BITS[spec.curve]}): in FIPS mode "
             f"{_weak_hashes(spec.curve).rstrip('.')}; NON_FIPS clusters of hsm2m.medium do",
+        )
+
+
+def check_decryption(mode: str, mechanism: CipherMechanism) -> None:
+    """Raise RefusedError (`fips-mode`) where this mode decrypts nothing so."""
+    if mode == FIPS and mechanism.scheme is CipherScheme.RSA_PKCS:
+        raise RefusedError(
+            "fips-mode",
+            "in FIPS mode RSA PKCS#1 v1.5 decrypts nothing; use rsa-oaep, or a NON_FIPS cluster of "
+            "hsm2m.medium",
         )

@@ -80,58 +80,130 @@ class SignScheme(StrEnum):
     ECDSA = "ecdsa"
 
 
+ECDSA_DIGEST_BYTES_MAX: Final = 64
+_PKCS1_PADDING_BYTES: Final = 11
+
+
 class SignMechanism(msgspec.Struct, frozen=True, array_like=True):
-    """A signature scheme over a digest. `salt_bytes` counts for PSS only (RFC 8017 §9.1)."""
+    """A signature scheme over a digest. `salt_bytes` counts for PSS only (RFC 8017 §9.1).
+
+    Without a `hash` it is raw, as PKCS#11's CKM_RSA_PKCS and CKM_ECDSA are: PKCS#1 v1.5 pads what
+    it is given, which the caller has made a DigestInfo of where there shall be one, and ECDSA
+    takes a digest of 1 to 64 bytes, of which the leftmost bits count (FIPS 186-4 §6.4).
+    """
 
     scheme: SignScheme
-    hash: HashFunction
+    hash: HashFunction | None
     salt_bytes: int = 0
+
+    def check(self, spec: KeySpec, data: bytes) -> None:
+        """Raise unless a key of `spec` can sign `data` so."""
+        takes = KeyType.EC if self.scheme is SignScheme.ECDSA else KeyType.RSA
+        if spec.type is not takes:
+            raise RefusedError("key-type", f"{self.scheme} takes a key of type {takes}")
+        if self.hash is None:
+            self._check_raw(spec, len(data))
+            return
+        expected = DIGEST_BYTES[self.hash]
+        if len(data) != expected:
+            raise UsageError(f"a {self.hash} digest has {expected} bytes, not {len(data)}")
+        salt_max = spec.bits // 8 - expected - 2  # RFC 8017 §9.1.1 step 3
+        if self.scheme is SignScheme.RSA_PSS and not 0 <= self.salt_bytes <= salt_max:
+            raise UsageError(f"a PSS salt has 0 to {salt_max} bytes for this key and hash")
+
+    def _check_raw(self, spec: KeySpec, length: int) -> None:
+        match self.scheme:
+            case SignScheme.RSA_PKCS:
+                room = spec.bits // 8 - _PKCS1_PADDING_BYTES
+                if length > room:
+                    raise UsageError(f"this key pads at most {room} bytes, not {length}")
+            case SignScheme.ECDSA:
+                if not 1 <= length <= ECDSA_DIGEST_BYTES_MAX:
+                    raise UsageError(
+                        f"ecdsa signs a digest of 1 to {ECDSA_DIGEST_BYTES_MAX} bytes, not {length}"
+                    )
+            case SignScheme.RSA_PSS:
+                raise UsageError("rsa-pkcs-pss needs its hash function")
+            case _:
+                assert_never(self.scheme)
 
 
 class CipherScheme(StrEnum):
     """Ways to encrypt, in CloudHSM CLI spelling."""
 
+    AES_ECB = "aes-ecb"
     AES_GCM = "aes-gcm"
     AES_CBC = "aes-cbc"
     AES_CBC_PAD = "aes-cbc-pad"
     AES_CTR = "aes-ctr"
     RSA_OAEP = "rsa-oaep"
+    RSA_PKCS = "rsa-pkcs"
 
 
+GCM_NONCE_BYTES: Final = 12
+GCM_TAG_BYTES: Final = 16
+GCM_TAG_BYTES_MIN: Final = 12
 AES_BLOCK_BYTES: Final = 16
-_IV_SCHEMES: Final = frozenset(
-    {CipherScheme.AES_CBC, CipherScheme.AES_CBC_PAD, CipherScheme.AES_CTR}
-)
+_IV_BYTES: Final = {
+    CipherScheme.AES_GCM: GCM_NONCE_BYTES,
+    CipherScheme.AES_CBC: AES_BLOCK_BYTES,
+    CipherScheme.AES_CBC_PAD: AES_BLOCK_BYTES,
+    CipherScheme.AES_CTR: AES_BLOCK_BYTES,
+}
 
 
 class CipherMechanism(msgspec.Struct, frozen=True, array_like=True):
     """A way to encrypt, with its parameters.
 
     One rule for nonce and IV: with `iv` empty the HSM draws it and puts it before the ciphertext,
-    where decryption finds it. A caller's own `iv` (16 bytes, for CBC and CTR alone, where AES-CTR
-    counts in all 128 bits) is neither put there nor looked for. `aes-gcm` has 12 bytes of nonce
-    and 16 of tag; `aes-cbc` takes whole blocks, `aes-cbc-pad` pads them (PKCS#7). `aad` is for
-    GCM, `hash` for OAEP, whose mask generation uses the same one and whose label is empty.
+    where decryption finds it. A caller's own `iv` is neither put there nor looked for: 16 bytes
+    for CBC and CTR, where AES-CTR counts in all 128 bits, and 12 for decrypting with GCM, whose
+    nonce the HSM alone draws, because one used twice gives the key's authenticity away.
+    `aes-ecb` and `aes-cbc` take whole blocks, `aes-cbc-pad` pads them (PKCS#7). `aad` and
+    `tag_bytes` (12 to 16, SP 800-38D §5.2.1.2) are for GCM, `hash` for OAEP, whose mask
+    generation uses the same one and whose label is empty.
     """
 
     scheme: CipherScheme
     iv: bytes = b""
     aad: bytes = b""
     hash: HashFunction | None = None
+    tag_bytes: int = GCM_TAG_BYTES
 
     def check(self) -> CipherMechanism:
         """Return self, or raise UsageError for parameters that the scheme does not take."""
-        if self.iv and (self.scheme not in _IV_SCHEMES or len(self.iv) != AES_BLOCK_BYTES):
-            raise UsageError(f"{self.scheme}: an IV has 16 bytes; aes-gcm and rsa-oaep take none")
-        if self.aad and self.scheme is not CipherScheme.AES_GCM:
+        takes = _IV_BYTES.get(self.scheme, 0)
+        if self.iv and len(self.iv) != takes:
+            has = f"an IV has {takes} bytes" if takes else "it takes no IV"
+            raise UsageError(f"{self.scheme}: {has}")
+        is_gcm = self.scheme is CipherScheme.AES_GCM
+        if self.aad and not is_gcm:
             raise UsageError(f"{self.scheme} authenticates no additional data; aes-gcm does")
+        if self.tag_bytes != GCM_TAG_BYTES and not (
+            is_gcm and GCM_TAG_BYTES_MIN <= self.tag_bytes <= GCM_TAG_BYTES
+        ):
+            raise UsageError("a tag is aes-gcm's alone, and has 12 to 16 bytes")
         if (self.hash is None) == (self.scheme is CipherScheme.RSA_OAEP):
             raise UsageError("rsa-oaep needs a hash function, and no other scheme takes one")
         return self
 
+    def drawn_bytes(self) -> int:
+        """Return how much the HSM draws and puts first: nothing where the caller gives the IV."""
+        return 0 if self.iv else _IV_BYTES.get(self.scheme, 0)
+
+    @property
+    def key_type(self) -> KeyType:
+        """The type of key that it takes."""
+        is_rsa = self.scheme in {CipherScheme.RSA_OAEP, CipherScheme.RSA_PKCS}
+        return KeyType.RSA if is_rsa else KeyType.AES
+
+
+MAC_BYTES_MIN: Final = 10
+"""Where one is truncated: RFC 2104 §5."""
+
 
 class MacMechanism(StrEnum):
-    """Message authentication codes, never truncated: CMAC (SP 800-38B), HMAC (RFC 2104)."""
+    """Message authentication codes: CMAC (SP 800-38B), HMAC (RFC 2104)."""
 
     AES_CMAC = "aes-cmac"
     HMAC_SHA1 = "hmac-sha1"
@@ -144,6 +216,21 @@ class MacMechanism(StrEnum):
     def key_type(self) -> KeyType:
         """The type of key that it takes."""
         return KeyType.AES if self is MacMechanism.AES_CMAC else KeyType.GENERIC_SECRET
+
+    @property
+    def mac_bytes(self) -> int:
+        """The length of the whole MAC."""
+        if self is MacMechanism.AES_CMAC:
+            return AES_BLOCK_BYTES
+        return DIGEST_BYTES[HashFunction(self.removeprefix("hmac-"))]
+
+    def check_length(self, length: int) -> int:
+        """Return how many bytes of the MAC count: `length`, or all when it is 0."""
+        if length and not MAC_BYTES_MIN <= length <= self.mac_bytes:
+            raise UsageError(
+                f"{self} is cut to {MAC_BYTES_MIN} bytes at least, of {self.mac_bytes}"
+            )
+        return length or self.mac_bytes
 
 
 class Kdf(StrEnum):

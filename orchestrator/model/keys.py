@@ -19,6 +19,7 @@ from orchestrator.model.roles import Role
 
 SESSION_KEY_BIT: Final = 1 << 63
 LABEL_CHARACTERS: Final = 127
+KEY_ID_BYTES_MAX: Final = 128
 
 
 class Attributes(msgspec.Struct, frozen=True, array_like=True):
@@ -82,9 +83,13 @@ _SETTABLE: Final = {
     }),
 }  # fmt: skip
 _SIGN_BY_DEFAULT: Final = frozenset({KeyType.AES, KeyType.GENERIC_SECRET})
-KNOWN_ATTRIBUTES: Final = frozenset(
-    field.replace("_", "-") for field in Attributes.__struct_fields__
-) | {"id", "label", "class", "key-type", "check-value"}
+_BOOLEANS: Final = frozenset(field.replace("_", "-") for field in Attributes.__struct_fields__)
+_TIGHTENED: Final = {
+    "encrypt": False, "decrypt": False, "sign": False, "verify": False, "wrap": False,
+    "unwrap": False, "derive": False, "extractable": False, "modifiable": False,
+    "destroyable": False, "wrap-with-trusted": True,
+}  # fmt: skip
+KNOWN_ATTRIBUTES: Final = _BOOLEANS | {"id", "label", "class", "key-type", "check-value"}
 
 
 def new_attributes(
@@ -140,6 +145,62 @@ def derived_attributes(
             )
     fields["never_extractable"] = base.never_extractable and not fields["extractable"]
     return _checked(fields), key_id
+
+
+def imported_attributes(
+    key_class: KeyClass, spec: KeySpec, requested: Mapping[str, str], *, token: bool
+) -> tuple[Attributes, bytes]:
+    """Return the attributes and `id` of a key whose value its user gives in clear.
+
+    Raises:
+        RefusedError: `attribute-conflict`, it would wrap.
+    """
+    attributes, key_id = new_attributes(key_class, spec, requested, token=token)
+    if attributes.wrap:
+        # Bortolozzo et al. 2010 (Tookan): who knows the value would read all that it wraps.
+        raise RefusedError(
+            "attribute-conflict",
+            "a key whose value is given in clear wraps no other; leave wrap out",
+        )
+    return (
+        msgspec.structs.replace(
+            attributes, local=False, always_sensitive=False, never_extractable=False
+        ),
+        key_id,
+    )
+
+
+def copied_attributes(
+    source: Attributes, requested: Mapping[str, str], *, token: bool
+) -> Attributes:
+    """Return the attributes of a copy: those of its source, or tighter.
+
+    Copies are one value, so together they must do no more than their source may alone.
+
+    Raises:
+        RefusedError: `attribute-conflict`, it would be less guarded than its source, or
+            `attribute-read-only`.
+    """
+    copy = msgspec.structs.replace(source, token=token, trusted=False)
+    tighter = {}
+    for name, value in requested.items():
+        if name not in KNOWN_ATTRIBUTES:
+            raise RefusedError("attribute-unknown", f"there is no attribute {name}")
+        if name not in _BOOLEANS:
+            raise RefusedError("attribute-read-only", f"a copy has the {name} of its source")
+        field, wanted = name.replace("-", "_"), parse_bool(name, value)
+        if wanted is getattr(copy, field):
+            continue
+        if name not in _TIGHTENED:
+            raise RefusedError("attribute-read-only", f"a copy has the {name} of its source")
+        if wanted is not _TIGHTENED[name]:
+            raise RefusedError(
+                "attribute-conflict",
+                f"a copy may have {name}={str(_TIGHTENED[name]).lower()}, and not the other way "
+                "round: it may do no more than its source",
+            )
+        tighter[field] = wanted
+    return msgspec.structs.replace(copy, **tighter)
 
 
 def _take_requested(
@@ -205,8 +266,13 @@ def parse_hex(text: str) -> bytes:
         value = bytes.fromhex(text.removeprefix("0x"))
     except ValueError as exc:
         raise UsageError(f"{text!r} is not hexadecimal") from exc
-    if len(value) > 128:
-        raise UsageError("a key id has at most 128 bytes")
+    return check_key_id(value)
+
+
+def check_key_id(value: bytes) -> bytes:
+    """Return `value`, a key's id of at most 128 bytes."""
+    if len(value) > KEY_ID_BYTES_MAX:
+        raise UsageError(f"a key id has at most {KEY_ID_BYTES_MAX} bytes")
     return value
 
 

@@ -30,6 +30,7 @@ class Mechanism(StrEnum):
     """Mechanisms that a profile may name, as PKCS#11 2.40 spells them."""
 
     AES_KEY_GEN = "CKM_AES_KEY_GEN"
+    AES_ECB = "CKM_AES_ECB"
     AES_GCM = "CKM_AES_GCM"
     AES_CBC = "CKM_AES_CBC"
     AES_CBC_PAD = "CKM_AES_CBC_PAD"
@@ -56,11 +57,13 @@ SIGN_MECHANISMS: Final = {
     SignScheme.ECDSA: Mechanism.ECDSA,
 }
 CIPHER_MECHANISMS: Final = {
+    CipherScheme.AES_ECB: Mechanism.AES_ECB,
     CipherScheme.AES_GCM: Mechanism.AES_GCM,
     CipherScheme.AES_CBC: Mechanism.AES_CBC,
     CipherScheme.AES_CBC_PAD: Mechanism.AES_CBC_PAD,
     CipherScheme.AES_CTR: Mechanism.AES_CTR,
     CipherScheme.RSA_OAEP: Mechanism.RSA_PKCS_OAEP,
+    CipherScheme.RSA_PKCS: Mechanism.RSA_PKCS,
 }
 MAC_MECHANISMS: Final = {
     MacMechanism.AES_CMAC: Mechanism.AES_CMAC,
@@ -116,6 +119,7 @@ class FirmwareProfile(msgspec.Struct, frozen=True, kw_only=True):
     curves: tuple[Curve, ...]
     price_per_hour: Decimal = Decimal(0)
     deprecated: _Text = ""
+    max_objects: _Count = 1024
 
     @property
     def is_deprecated(self) -> bool:

@@ -63,6 +63,10 @@ class Operation(StrEnum):
     RESTORE = "restore"
     READ_AUDIT = "read-audit"
     ZEROIZE = "zeroize"
+    IMPORT_CLEAR_KEY = "import-clear-key"
+    COPY_KEY = "copy-key"
+    LIST_OBJECTS = "list-objects"
+    MANAGE_OBJECTS = "manage-objects"
 
 
 _EVERYBODY: Final = frozenset({Role.ADMIN, Role.CRYPTO_USER, Role.APPLIANCE_USER, Role.NONE})
@@ -104,6 +108,11 @@ GRANTS: Final[Mapping[Operation, frozenset[Role]]] = MappingProxyType(
         Operation.RESTORE: _APPLIANCE,
         Operation.READ_AUDIT: frozenset({Role.ADMIN, Role.APPLIANCE_USER}),
         Operation.ZEROIZE: _APPLIANCE,
+        Operation.IMPORT_CLEAR_KEY: _USER,
+        Operation.COPY_KEY: _USER,
+        # Without a log-in, those that are not private.
+        Operation.LIST_OBJECTS: _EVERYBODY,
+        Operation.MANAGE_OBJECTS: _USER,
     }
 )
 

@@ -17,6 +17,7 @@ from orchestrator.model.entries import NO_HASH, Credential, Limits, Member, Reco
 from orchestrator.model.errors import NotFoundError
 from orchestrator.model.key_spec import KeyClass
 from orchestrator.model.keys import Key
+from orchestrator.model.objects import StoredObject
 from orchestrator.model.roles import Role
 
 _MODULUS: Final = 1 << 2048
@@ -107,7 +108,7 @@ class EndedLogin(Record):
     until: int
 
 
-Row = Meta | Secrets | User | Host | MemberRow | Key | EndedLogin
+Row = Meta | Secrets | User | Host | MemberRow | Key | EndedLogin | StoredObject
 
 
 @unique
@@ -121,6 +122,7 @@ class Table(StrEnum):
     MEMBERS = "members"
     KEYS = "keys"
     LOGINS = "logins"
+    OBJECTS = "objects"
 
 
 ROW_TYPES: Final[Mapping[Table, type[Row]]] = {
@@ -131,6 +133,7 @@ ROW_TYPES: Final[Mapping[Table, type[Row]]] = {
     Table.MEMBERS: MemberRow,
     Table.KEYS: Key,
     Table.LOGINS: EndedLogin,
+    Table.OBJECTS: StoredObject,
 }
 ONLY: Final = "only"
 """Row name in tables that hold one row."""
@@ -166,7 +169,7 @@ def user_row(role: Role, name: str) -> str:
 
 
 def key_row(ref: int) -> str:
-    """Row name of a key."""
+    """Row name of a key, or of an object: their references share one space of numbers."""
     return f"{ref:016x}"
 
 
@@ -222,6 +225,18 @@ class State:
     def all_keys(self) -> list[Key]:
         """Return all token keys, oldest first."""
         return [r for r in self.tables[Table.KEYS].copy().values() if isinstance(r, Key)]
+
+    def object(self, ref: int) -> StoredObject:
+        """Return a certificate or data object, or raise NotFoundError."""
+        row = self.tables[Table.OBJECTS].get(key_row(ref))
+        if not isinstance(row, StoredObject):
+            raise NotFoundError("object", f"0x{ref:016x}")
+        return row
+
+    def objects(self) -> list[StoredObject]:
+        """Return all certificates and data objects, oldest first."""
+        rows = sorted(self.tables[Table.OBJECTS].copy().items())
+        return [row for _, row in rows if isinstance(row, StoredObject)]
 
     def host(self, name: str) -> Host:
         """Return an admitted host or raise NotFoundError."""

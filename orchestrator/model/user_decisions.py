@@ -6,6 +6,7 @@ import msgspec
 
 from orchestrator.model import entries as e
 from orchestrator.model.errors import RefusedError
+from orchestrator.model.object_decisions import object_shares_ended
 from orchestrator.model.roles import (
     APPLIANCE_NAME,
     LOGIN_ROLES,
@@ -37,16 +38,25 @@ def user_deleted(state: State, change: e.UserDeleted) -> tuple[Put, ...]:
     """Remove a user who may go."""
     authorize(state, change.actor, Operation.DELETE_USER)
     _require_deletable(state, change.role, change.name)
-    return (Put(Table.USERS, user_row(change.role, change.name), None),)
+    gone = Put(Table.USERS, user_row(change.role, change.name), None)
+    if change.role is Role.CRYPTO_USER:
+        return (gone, *object_shares_ended(state, change.name))
+    return (gone,)
 
 
 def _require_deletable(state: State, role: Role, name: str) -> None:
-    """Raise unless this user may be deleted: no owner of keys, not the last admin."""
+    """Raise unless this user may be deleted: no owner of keys or objects, not the last admin."""
     need(role in LOGIN_ROLES, "role-rule", f"a user of role {role} cannot be deleted")
     state.user(role, name)
     if role is Role.CRYPTO_USER:
         owned = sum(1 for key in state.all_keys() if key.owner == name)
         need(owned == 0, "user-owns-keys", f"{role} {name} owns {owned} keys; delete them first")
+        stored = sum(1 for each in state.objects() if each.owner == name)
+        need(
+            stored == 0,
+            "user-owns-objects",
+            f"{role} {name} owns {stored} certificates or data objects; delete them first",
+        )
     elif sum(1 for user in state.users() if user.role is Role.ADMIN) == 1:
         raise RefusedError("last-admin", f"{name} is the last admin; create another first")
 

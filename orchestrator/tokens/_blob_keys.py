@@ -37,6 +37,7 @@ from orchestrator.tokens._objects import (
     derive_secret,
     destroyed,
     generate,
+    put_clear_key,
     raw,
     unwrap,
 )
@@ -94,6 +95,18 @@ class BlobKeys:
                 blob = wrapper.wrap_key(key, mechanism=Ck.AES_KEY_WRAP_PAD)
         return GeneratedKey(blob, public, check_value)
 
+    def import_key(self, spec: KeySpec, value: bytes) -> GeneratedKey:
+        self._require_spec(spec)
+        given = requests.check_clear_key(spec, value)
+        operations.check_offered_import(self._profile.name, spec)
+        masking = self._masking_key()
+        with self._sessions.borrow() as session:
+            key, public, check_value = put_clear_key(session, spec, given)
+            with destroyed(key):
+                wrapper = key_on(session, masking)
+                blob = wrapper.wrap_key(key, mechanism=Ck.AES_KEY_WRAP_PAD)
+        return GeneratedKey(blob, public, check_value)
+
     def load(self, blob: bytes, spec: KeySpec, usages: AbstractSet[Usage]) -> Handle:
         self._require_spec(spec)
         requests.check_blob_length(blob, spec)
@@ -133,10 +146,13 @@ class BlobKeys:
     def mac(self, handle: Handle, mechanism: MacMechanism, data: bytes) -> bytes:
         return self._mac(handle, Usage.SIGN, mechanism, data)
 
-    def verify_mac(self, handle: Handle, mechanism: MacMechanism, data: bytes, mac: bytes) -> None:
+    def verify_mac(
+        self, handle: Handle, mechanism: MacMechanism, data: bytes, mac: bytes, length: int = 0
+    ) -> None:
+        count = mechanism.check_length(length)
         # Not C_Verify: SoftHSM compares with memcmp, whose time tells how many bytes were right.
         right = self._mac(handle, Usage.VERIFY, mechanism, data)
-        if not hmac.compare_digest(right, mac):
+        if not hmac.compare_digest(right[:count], mac):
             raise RefusedError("signature-invalid", "Signature verification failed")
 
     def _mac(self, handle: Handle, usage: Usage, mechanism: MacMechanism, data: bytes) -> bytes:

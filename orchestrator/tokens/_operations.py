@@ -21,6 +21,7 @@ from orchestrator.model.key_spec import (
     HashFunction,
     Kdf,
     KeySpec,
+    KeyType,
     MacMechanism,
     SignMechanism,
     SignScheme,
@@ -38,6 +39,7 @@ _PSS_HASHES: Final = {
     HashFunction.SHA384: (Ck.SHA384, MGF.SHA384),
     HashFunction.SHA512: (Ck.SHA512, MGF.SHA512),
 }
+_HMAC_BLOCK_BITS: Final = 512
 _MACS: Final = {
     MacMechanism.AES_CMAC: (Ck.AES_CMAC, None),
     MacMechanism.HMAC_SHA1: (Ck.SHA_1_HMAC, HashFunction.SHA1),
@@ -56,7 +58,8 @@ def sign(sessions: Sessions, key: int, mechanism: SignMechanism, digest: bytes) 
             ck, digest = Ck.RSA_PKCS, requests.digest_info(mechanism, digest)
         case SignScheme.RSA_PSS:
             ck = Ck.RSA_PKCS_PSS
-            parameter = (*_PSS_HASHES[mechanism.hash], mechanism.salt_bytes)
+            ck_hash, mgf = _PSS_HASHES[mechanism.hash or HashFunction.SHA256]  # it has one: checked
+            parameter = (ck_hash, mgf, mechanism.salt_bytes)
         case SignScheme.ECDSA:
             ck = Ck.ECDSA
         case _:
@@ -68,9 +71,9 @@ def sign(sessions: Sessions, key: int, mechanism: SignMechanism, digest: bytes) 
 def encrypt(sessions: Sessions, key: int, mechanism: CipherMechanism, plaintext: bytes) -> bytes:
     """Encrypt under an AES key; what is drawn here comes first."""
     with sessions.borrow() as session:
-        drawn = b""
-        if not mechanism.iv:
-            drawn = raw(session.generate_random(_iv_bytes(mechanism) * 8))
+        drawn, count = b"", mechanism.drawn_bytes()
+        if count:
+            drawn = raw(session.generate_random(count * 8))
         ck, parameter = _cipher(mechanism, mechanism.iv or drawn)
         made = key_on(session, key).encrypt(
             plaintext,
@@ -83,7 +86,7 @@ def encrypt(sessions: Sessions, key: int, mechanism: CipherMechanism, plaintext:
 
 def decrypt(sessions: Sessions, key: int, mechanism: CipherMechanism, ciphertext: bytes) -> bytes:
     """Decrypt; every failure has the one message, whatever the token found."""
-    drawn = 0 if mechanism.iv else _iv_bytes(mechanism)
+    drawn = mechanism.drawn_bytes()
     ck, parameter = _cipher(mechanism, mechanism.iv or ciphertext[:drawn])
     with sessions.borrow(refused=_REFUSED) as session:
         return raw(
@@ -96,20 +99,12 @@ def decrypt(sessions: Sessions, key: int, mechanism: CipherMechanism, ciphertext
         )
 
 
-def _iv_bytes(mechanism: CipherMechanism) -> int:
-    match mechanism.scheme:
-        case CipherScheme.AES_GCM:
-            return requests.NONCE_BYTES
-        case CipherScheme.RSA_OAEP:
-            return 0
-        case _:
-            return AES_BLOCK_BYTES
-
-
 def _cipher(mechanism: CipherMechanism, iv: bytes) -> tuple[Ck, Any]:
     match mechanism.scheme:
+        case CipherScheme.AES_ECB:
+            return Ck.AES_ECB, None
         case CipherScheme.AES_GCM:
-            return Ck.AES_GCM, GCMParams(iv, mechanism.aad)
+            return Ck.AES_GCM, GCMParams(iv, mechanism.aad, mechanism.tag_bytes * 8)
         case CipherScheme.AES_CBC:
             return Ck.AES_CBC, iv
         case CipherScheme.AES_CBC_PAD:
@@ -119,6 +114,8 @@ def _cipher(mechanism: CipherMechanism, iv: bytes) -> tuple[Ck, Any]:
             return Ck.AES_CTR, struct.pack("@L16s", 128, iv)
         case CipherScheme.RSA_OAEP:
             return Ck.RSA_PKCS_OAEP, (Ck.SHA_1, MGF.SHA1, None)
+        case CipherScheme.RSA_PKCS:
+            return Ck.RSA_PKCS, None
         case _:
             assert_never(mechanism.scheme)
 
@@ -144,6 +141,20 @@ def check_offered_mac(profile: str, mechanism: MacMechanism, spec: KeySpec) -> N
             profile,
             f"{MAC_MECHANISMS[mechanism]} with a key of {spec.bits // 8} bytes; it takes "
             f"{DIGEST_BYTES[hash_function]} bytes and more",
+        )
+
+
+def check_offered_import(profile: str, spec: KeySpec) -> None:
+    """Raise MechanismUnavailableError where zeros behind a value would make it another one.
+
+    CKM_AES_KEY_WRAP_PAD wraps them along (see `check_offered_derivation`). HMAC puts zeros there
+    itself, up to its block of at least 64 bytes.
+    """
+    if spec.type is KeyType.GENERIC_SECRET and spec.bits > _HMAC_BLOCK_BITS and spec.bits % 64:
+        raise MechanismUnavailableError(
+            profile,
+            f"{Mechanism.GENERIC_SECRET_KEY_GEN} for a given value of {spec.bits // 8} bytes; it "
+            "takes up to 64, and from there on multiples of 8",
         )
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from orchestrator.model.errors import RefusedError, UsageError
 from orchestrator.model.key_spec import (
     AES_BLOCK_BYTES,
     DIGEST_BYTES,
+    GCM_NONCE_BYTES,
+    GCM_TAG_BYTES,
     CipherMechanism,
     CipherScheme,
     Curve,
@@ -19,7 +23,6 @@ from orchestrator.model.key_spec import (
     KeyType,
     MacMechanism,
     SignMechanism,
-    SignScheme,
     Usage,
 )
 from orchestrator.tokens.store import BlobRefusedError
@@ -27,9 +30,8 @@ from orchestrator.tokens.store import BlobRefusedError
 RANDOM_BYTES_MAX: Final = 65_536
 PLAINTEXT_BYTES_MAX: Final = 1 << 20
 AAD_BYTES_MAX: Final = 1 << 16
-NONCE_BYTES: Final = 12
-TAG_BYTES: Final = 16
 _BLOB_BYTES_MIN, _BLOB_BYTES_MAX = 16, 16_384
+_WHOLE_BLOCKS: Final = frozenset({CipherScheme.AES_ECB, CipherScheme.AES_CBC})
 
 _DIGEST_INFO: Final = {  # RFC 8017 §9.2, note 1
     HashFunction.SHA1: bytes.fromhex("3021300906052b0e03021a05000414"),
@@ -44,16 +46,11 @@ EC_CURVES: Final[dict[Curve, ec.EllipticCurve]] = {
     Curve.P521: ec.SECP521R1(),
     Curve.SECP256K1: ec.SECP256K1(),
 }
-_KEY_TYPES: Final = {
-    SignScheme.RSA_PKCS: KeyType.RSA,
-    SignScheme.RSA_PSS: KeyType.RSA,
-    SignScheme.ECDSA: KeyType.EC,
-}
 
 
 def digest_info(mechanism: SignMechanism, digest: bytes) -> bytes:
-    """Return the DigestInfo that PKCS#1 v1.5 pads."""
-    return _DIGEST_INFO[mechanism.hash] + digest
+    """Return what PKCS#1 v1.5 pads: a DigestInfo, or what the caller has made of it."""
+    return digest if mechanism.hash is None else _DIGEST_INFO[mechanism.hash] + digest
 
 
 def check_usage(spec: KeySpec, usages: AbstractSet[Usage], usage: Usage, key_type: KeyType) -> None:
@@ -68,14 +65,8 @@ def check_sign(
     spec: KeySpec, usages: AbstractSet[Usage], mechanism: SignMechanism, digest: bytes
 ) -> None:
     """Raise RefusedError or UsageError unless a key of `spec` can sign `digest` so."""
-    check_usage(spec, usages, Usage.SIGN, _KEY_TYPES[mechanism.scheme])
-    hash_bytes = DIGEST_BYTES[mechanism.hash]
-    if len(digest) != hash_bytes:
-        raise UsageError(f"a {mechanism.hash} digest has {hash_bytes} bytes, not {len(digest)}")
-    if mechanism.scheme is SignScheme.RSA_PSS:
-        salt_max = spec.bits // 8 - hash_bytes - 2  # RFC 8017 §9.1.1 step 3
-        if not 0 <= mechanism.salt_bytes <= salt_max:
-            raise UsageError(f"a PSS salt has 0 to {salt_max} bytes here")
+    mechanism.check(spec, digest)
+    check_usage(spec, usages, Usage.SIGN, spec.type)
 
 
 def check_identity_digest(digest: bytes) -> None:
@@ -103,12 +94,16 @@ def check_encrypt(
 ) -> None:
     """Raise RefusedError or UsageError unless a key of `spec` can encrypt `plaintext` so."""
     mechanism.check()
-    if mechanism.scheme is CipherScheme.RSA_OAEP:
-        raise UsageError("rsa-oaep encrypts with the public key, which needs no token")
+    if mechanism.key_type is KeyType.RSA:
+        raise UsageError(f"{mechanism.scheme} encrypts with the public key, which needs no token")
     check_usage(spec, usages, Usage.ENCRYPT, KeyType.AES)
     check_plaintext(plaintext, mechanism.aad)
-    if mechanism.scheme is CipherScheme.AES_CBC and len(plaintext) % AES_BLOCK_BYTES:
-        raise UsageError("aes-cbc takes whole blocks of 16 bytes; aes-cbc-pad pads the last one")
+    if mechanism.scheme in _WHOLE_BLOCKS and len(plaintext) % AES_BLOCK_BYTES:
+        raise UsageError(
+            f"{mechanism.scheme} takes whole blocks of 16 bytes; aes-cbc-pad pads the last one"
+        )
+    if mechanism.scheme is CipherScheme.AES_GCM and mechanism.iv:
+        raise UsageError("aes-gcm: the HSM draws the nonce of what it encrypts; give none")
     if mechanism.scheme is CipherScheme.AES_CTR and mechanism.iv:
         blocks = -(-len(plaintext) // AES_BLOCK_BYTES)
         if int.from_bytes(mechanism.iv, "big") + blocks > 1 << 128:
@@ -120,16 +115,15 @@ def check_decrypt(
 ) -> None:
     """Raise unless a key of `spec` can decrypt so; nothing here depends on the plaintext."""
     mechanism.check()
-    is_oaep = mechanism.scheme is CipherScheme.RSA_OAEP
-    check_usage(spec, usages, Usage.DECRYPT, KeyType.RSA if is_oaep else KeyType.AES)
+    check_usage(spec, usages, Usage.DECRYPT, mechanism.key_type)
     if mechanism.scheme is CipherScheme.AES_GCM:
-        check_ciphertext(ciphertext, mechanism.aad)
-    elif is_oaep:
+        check_ciphertext(ciphertext, mechanism)
+    elif mechanism.key_type is KeyType.RSA:
         if len(ciphertext) != spec.bits // 8:
             raise BlobRefusedError(f"a ciphertext of this key has {spec.bits // 8} bytes")
     else:
-        drawn = 0 if mechanism.iv else AES_BLOCK_BYTES
-        if not drawn <= len(ciphertext) <= PLAINTEXT_BYTES_MAX + 2 * AES_BLOCK_BYTES:
+        at_least, room = mechanism.drawn_bytes(), PLAINTEXT_BYTES_MAX + 2 * AES_BLOCK_BYTES
+        if not at_least <= len(ciphertext) <= room:
             raise BlobRefusedError("this is no ciphertext of this token: its length is wrong")
 
 
@@ -148,10 +142,11 @@ def curve_of(spec: KeySpec) -> ec.EllipticCurve:
     return EC_CURVES[spec.curve]
 
 
-def check_ciphertext(ciphertext: bytes, aad: bytes) -> None:
-    """Raise BlobRefusedError for bytes that no `encrypt` or `seal` made."""
-    extra = NONCE_BYTES + TAG_BYTES
-    if not extra <= len(ciphertext) <= PLAINTEXT_BYTES_MAX + extra or len(aad) > AAD_BYTES_MAX:
+def check_ciphertext(ciphertext: bytes, mechanism: CipherMechanism) -> None:
+    """Raise BlobRefusedError for bytes that no AES-GCM made."""
+    extra = mechanism.drawn_bytes() + mechanism.tag_bytes
+    fits = extra <= len(ciphertext) <= PLAINTEXT_BYTES_MAX + GCM_NONCE_BYTES + GCM_TAG_BYTES
+    if not fits or len(mechanism.aad) > AAD_BYTES_MAX:
         raise BlobRefusedError("this is no ciphertext of this token: its length is wrong")
 
 
@@ -163,6 +158,33 @@ def check_point(point: bytes, curve: ec.EllipticCurve) -> ec.EllipticCurvePublic
         return ec.EllipticCurvePublicKey.from_encoded_point(curve, point)
     except ValueError as exc:
         raise BlobRefusedError(f"this is no uncompressed point of {curve.name}") from exc
+
+
+def check_clear_key(
+    spec: KeySpec, value: bytes
+) -> bytes | rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
+    """Return a key given in clear, or raise UsageError unless it is of `spec`."""
+    spec.check()
+    wrong = UsageError(f"this value is no {spec.type} key of {spec.bits} bits")
+    if spec.type in {KeyType.AES, KeyType.GENERIC_SECRET}:
+        if len(value) * 8 != spec.bits:
+            raise wrong
+        return value
+    try:
+        private = load_der_private_key(value, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise wrong from None  # the cause may quote what it was given
+    match private:
+        case rsa.RSAPrivateKey() if spec.type is KeyType.RSA:
+            exponent = private.public_key().public_numbers().e
+            fits = (private.key_size, exponent) == (spec.bits, spec.public_exponent)
+        case ec.EllipticCurvePrivateKey() if spec.type is KeyType.EC:
+            fits = private.curve.name == curve_of(spec).name
+        case _:
+            raise wrong
+    if not fits:
+        raise wrong
+    return private
 
 
 def check_blob_length(blob: bytes, spec: KeySpec) -> None:

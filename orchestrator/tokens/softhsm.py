@@ -209,8 +209,8 @@ class SoftHsmStore(BlobKeys):
         return operations.encrypt(self._sessions, self._objects[_STATE], gcm, plaintext)
 
     def unseal(self, sealed: bytes, aad: bytes) -> bytes:
-        requests.check_ciphertext(sealed, aad)
         gcm = CipherMechanism(CipherScheme.AES_GCM, aad=aad)
+        requests.check_ciphertext(sealed, gcm)
         return operations.decrypt(self._sessions, self._objects[_STATE], gcm, sealed)
 
     def random(self, count: int) -> bytes:

@@ -159,6 +159,18 @@ class TokenStore(Protocol):
             MechanismUnavailableError, NoMaskingKeyError, TokenFullError.
         """
 
+    def import_key(self, spec: KeySpec, value: bytes) -> GeneratedKey:
+        """Wrap a key given in clear, as `generate` does one that it made; nothing stays.
+
+        Args:
+            spec: what it is.
+            value: the bytes of a secret key, or a private key's PKCS#8 (DER).
+
+        Raises:
+            UsageError: `value` is no such key.
+            MechanismUnavailableError: the token would keep another value.
+        """
+
     def load(self, blob: bytes, spec: KeySpec, usages: AbstractSet[Usage]) -> Handle:
         """Unwrap `blob` into volatile, non-extractable form that can do `usages` only.
 
@@ -170,17 +182,23 @@ class TokenStore(Protocol):
         """Forget a loaded key. Operations under way on it may still finish or fail cleanly."""
 
     def sign(self, handle: Handle, mechanism: SignMechanism, digest: bytes) -> bytes:
-        """Sign a digest whose length is that of `mechanism.hash`; ECDSA returns r || s."""
+        """Sign a digest whose length is that of `mechanism.hash`, or what a raw mechanism takes.
+
+        ECDSA returns r || s.
+        """
 
     def encrypt(self, handle: Handle, mechanism: CipherMechanism, plaintext: bytes) -> bytes:
-        """Encrypt under an AES key; what the token draws, nonce or IV, comes first."""
+        """Encrypt under an AES key; what the token draws, nonce or IV, comes first.
+
+        The nonce of AES-GCM is always drawn.
+        """
 
     def decrypt(self, handle: Handle, mechanism: CipherMechanism, ciphertext: bytes) -> bytes:
         """Open what `encrypt` made, or what was encrypted to an RSA key's public half.
 
         Raises:
             BlobRefusedError: wrong key, parameters or bytes; one message for all of them, so that
-                it tells no more than that (CBC padding oracles).
+                it tells no more than that (padding oracles of CBC and of PKCS#1 v1.5).
             MechanismUnavailableError: the token has no such OAEP hash.
         """
 
@@ -191,9 +209,12 @@ class TokenStore(Protocol):
             MechanismUnavailableError: also where the token takes no key as short as this one.
         """
 
-    def verify_mac(self, handle: Handle, mechanism: MacMechanism, data: bytes, mac: bytes) -> None:
+    def verify_mac(
+        self, handle: Handle, mechanism: MacMechanism, data: bytes, mac: bytes, length: int = 0
+    ) -> None:
         """Raise RefusedError (`signature-invalid`) unless `mac` is that of `data`.
 
+        Of a MAC that is cut, `length` bytes (10 at least) count, and `mac` has as many.
         The comparison takes as long for every wrong `mac` of one length.
         """
 

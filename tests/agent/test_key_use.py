@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from orchestrator.client.balancer import Balancer
 from orchestrator.client.session import Session
+from orchestrator.client.verify import verify_signature
 from orchestrator.model.errors import OrchestratorError, RemoteError
 from orchestrator.model.fips import CURVE_STRENGTH_BITS, HASH_STRENGTH_BITS
 from orchestrator.model.key_spec import (
@@ -270,6 +271,43 @@ def test_fips_mode_bars_hashes_weaker_than_the_curve(used: Used, curve: Curve) -
             signature = session.sign_data(*asked)
             session.verify_data(public, b"x", signature, SignScheme.ECDSA, hash_function)
     assert barred == list(HashFunction)[: {128: 2, 192: 3, 256: 4}[strength]]
+
+
+def test_fips_mode_judges_a_raw_digest_by_its_length(used: Used) -> None:
+    session, raw = used.session, SignMechanism(SignScheme.ECDSA, None)
+    public, private = used.make(EC[Curve.P256], *pair({"verify": "true"}, {"sign": "true"}))
+    for length in (20, 28, 31):
+        assert code_of(session.sign, private.ref, raw, bytes(length)) == "fips-mode"
+    for length in (32, 64):
+        signature = session.sign(private.ref, raw, bytes(length))
+        verify_signature(public.public, raw, bytes(length), signature)
+    for length in (0, 65):
+        assert code_of(session.sign, private.ref, raw, bytes(length)) == "usage"
+
+
+def test_fips_mode_decrypts_nothing_with_pkcs1(used: Used) -> None:
+    session, pkcs1 = used.session, CipherMechanism(CipherScheme.RSA_PKCS)
+    public, private = used.make(RSA, *pair({"encrypt": "true"}, {"decrypt": "true"}))
+    sealed = session.encrypt(public.ref, b"x", mechanism=pkcs1)
+    assert len(sealed) == 256
+    assert code_of(session.decrypt, private.ref, sealed, mechanism=pkcs1) == "fips-mode"
+
+
+def test_short_macs_and_foreign_ciphertexts(used: Used) -> None:
+    session = used.session
+    [secret] = used.make(SECRET, draft())
+    sha256 = MacMechanism.HMAC_SHA256
+    whole = session.mac(secret.ref, sha256, b"x")
+    assert session.mac(secret.ref, sha256, b"x", 16) == whole[:16]
+    session.verify_mac(secret.ref, sha256, b"x", whole[:16], 16)
+    assert code_of(session.verify_mac, secret.ref, sha256, b"x", whole[:16]) == "signature-invalid"
+    assert code_of(session.verify_mac, secret.ref, sha256, b"x", b"", 1) == "usage"
+    assert code_of(session.mac, secret.ref, sha256, b"x", 9) == "usage"
+    [key] = used.make(AES, draft(encrypt="true", decrypt="true"))
+    sealed = session.encrypt(key.ref, b"x", b"aad")
+    foreign = CipherMechanism(CipherScheme.AES_GCM, sealed[:12], b"aad")
+    assert session.decrypt(key.ref, sealed[12:], mechanism=foreign) == b"x"
+    assert code_of(session.encrypt, key.ref, b"x", mechanism=foreign) == "usage"
 
 
 def test_fips_mode_bars_no_more_than_the_original(used: Used) -> None:

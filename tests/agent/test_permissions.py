@@ -29,6 +29,7 @@ from orchestrator.model.key_spec import (
     SignScheme,
 )
 from orchestrator.model.keys import KeyFilter
+from orchestrator.model.objects import ObjectClass, ObjectDraft, ObjectEdit, ObjectFilter
 from orchestrator.model.roles import Role
 from orchestrator.wire import messages as m
 from orchestrator.wire.streams import listen
@@ -40,6 +41,7 @@ SIGN = SignMechanism(SignScheme.ECDSA, HashFunction.SHA256)
 GCM = CipherMechanism(CipherScheme.AES_GCM)
 PEER = Agreement(b"")
 DRAFTS = (m.KeyDraft(KeyClass.SECRET, "new"),)
+OBJECT = ObjectDraft(object_class=ObjectClass.DATA)
 JOIN = SignedJoinRequest(b"", b"", b"")
 
 
@@ -126,6 +128,14 @@ TABLE: Final = {
     "make a MAC": (lambda t: m.Mac(t, 0, 1, MacMechanism.AES_CMAC, b""), {CU}),
     "verify a MAC": (lambda t: m.VerifyMac(t, 0, 1, MacMechanism.AES_CMAC, b"", b""), {CU}),
     "random": (lambda t: m.Random(t, 8), {CU}),
+    "import a clear key": (_prepare(m.ImportClearKey(AES, DRAFTS[0], b"")), {CU}),
+    "import a session key": (lambda t: m.ImportSessionKey(t, AES, DRAFTS[0], b""), {CU}),
+    "copy a key": (_prepare(m.CopyKey(1, m.KeyCopy())), {CU}),
+    "copy to a session key": (lambda t: m.CopySessionKey(t, 0, 1, m.KeyCopy()), {CU}),
+    "list objects": (lambda t: m.ListObjects(t, 0, ObjectFilter()), {NONE, CO, CU}),
+    "store an object": (_prepare(m.PutObject(OBJECT)), {CU}),
+    "change an object": (_prepare(m.EditObject(1, ObjectEdit(label="x"))), {CU}),
+    "delete an object": (_prepare(m.DeleteObject(1)), {CU}),
     "activate": (_prepare(m.ActivateCluster(b"")), {NONE}),
     "initialise": (_prepare(m.InitializeCluster(b"", b"")), {NONE}),
     "remove an HSM": (_prepare(m.RemoveHsm("hsm-x")), {NONE}),

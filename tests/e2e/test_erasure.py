@@ -11,6 +11,7 @@ import pytest
 from orchestrator.control.backups import Backups
 from orchestrator.control.inspection import Inspection
 from orchestrator.lab import lab
+from orchestrator.model.objects import ObjectClass, ObjectDraft, ObjectFilter
 from orchestrator.model.roles import Role
 from orchestrator.model.state import key_row
 from tests.e2e.crash_driver import USER, key
@@ -67,6 +68,23 @@ def test_a_deleted_key_is_gone_after_the_next_snapshot(site: Site) -> None:
     assert ledger.head().seq >= made.seq
     assert key(site.plane, site.cluster, "kept") == kept
     assert site.labels() == ["kept"]
+
+
+def test_a_deleted_object_is_gone_after_the_next_snapshot(site: Site) -> None:
+    draft = ObjectDraft(object_class=ObjectClass.DATA, label="doomed", value=bytes(range(200)))
+    with site.plane.login(site.cluster, Role.CRYPTO_USER, "user", USER) as user:
+        changes = site.plane.changes(site.cluster, user)
+        _, ref = changes.put_object(draft)
+        body = site.plane.controller(site.cluster).ledger.after((ref >> 16) - 1, 1)[0].body
+        rows = sealed_rows(site, ref)
+        assert holders(site.home, draft.value) == set()  # sealed wherever it is
+        assert holders(site.home, body) == {"control.db", "state.db"}
+        changes.delete_object(ref)
+        assert user.list_objects(ObjectFilter()).total == 0
+    Backups(site.plane).create(site.cluster)
+    for gone in (body, *rows):
+        assert holders(site.home, gone) == set()
+    assert Inspection(site.plane).verify(site.cluster).is_consistent
 
 
 def test_nothing_is_erased_that_a_member_still_needs(site: Site) -> None:

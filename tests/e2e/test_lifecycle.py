@@ -18,6 +18,7 @@ from orchestrator.control.views import ChangeReport
 from orchestrator.lab import demo, lab
 from orchestrator.lab.hosts import LabHosts
 from orchestrator.model.errors import OrchestratorError, RefusedError
+from orchestrator.model.objects import ObjectClass, ObjectDraft, ObjectFilter
 from orchestrator.model.roles import Role
 
 pytestmark = [pytest.mark.softhsm, pytest.mark.timeout(120)]
@@ -114,11 +115,16 @@ def test_the_last_hsm_is_not_lost_by_mistake(active: demo.Demo) -> None:
 def test_a_backup_becomes_a_clone_while_the_family_lives(active: demo.Demo) -> None:
     plane = active.plane
     active.keys()
+    stored = ObjectDraft(object_class=ObjectClass.CERTIFICATE, label="web", value=b"\x30\x00")
+    with session(active, Role.CRYPTO_USER, "cu1") as owner:
+        _, ref = plane.changes(active.cluster, owner).put_object(stored)
     backup = Backups(plane).create(active.cluster).backup_id
     clone = plane.create_cluster("hsm2m.medium", (), None, backup).cluster_id
     plane.create_hsm(clone, "lab-1c")
     with plane.login(clone, Role.CRYPTO_USER, "cu1", active.passwords["cu1"]) as login:
         assert login.key("demo-ec").owner == "cu1"
+        [restored] = login.list_objects(ObjectFilter(label="web")).objects
+        assert (restored.ref, restored.owner, restored.value) == (ref, "cu1", stored.value)
     assert Inspection(plane).verify(clone).is_consistent
     assert Inspection(plane).verify(active.cluster).is_consistent
 

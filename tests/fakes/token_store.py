@@ -33,7 +33,6 @@ from cryptography.hazmat.primitives.serialization import (
 from orchestrator.client.verify import raw_signature
 from orchestrator.model.errors import MechanismUnavailableError, RefusedError, UsageError
 from orchestrator.model.key_spec import (
-    DIGEST_BYTES,
     Agreement,
     CipherMechanism,
     CipherScheme,
@@ -47,6 +46,7 @@ from orchestrator.model.key_spec import (
     SignScheme,
     Usage,
 )
+from orchestrator.tokens._requests import check_clear_key
 from orchestrator.tokens.store import (
     BlobRefusedError,
     GeneratedKey,
@@ -203,6 +203,14 @@ class FakeTokenStore:
         check = hashlib.sha1(public, usedforsecurity=False).digest()[:3]
         return GeneratedKey(aes_key_wrap_with_padding(masking, der), public, check)
 
+    def import_key(self, spec: KeySpec, value: bytes) -> GeneratedKey:
+        masking, given = self._masking(), check_clear_key(spec, value)
+        if isinstance(given, bytes):
+            return self._wrapped(given, spec)
+        public = _spki(given)
+        check = hashlib.sha1(public, usedforsecurity=False).digest()[:3]
+        return GeneratedKey(aes_key_wrap_with_padding(masking, value), public, check)
+
     def _wrapped(self, secret: bytes, spec: KeySpec) -> GeneratedKey:
         check = b""
         if spec.type is KeyType.AES:
@@ -243,8 +251,9 @@ class FakeTokenStore:
 
     def sign(self, handle: Handle, mechanism: SignMechanism, digest: bytes) -> bytes:
         key = self._use(handle, Usage.SIGN)
-        if len(digest) != DIGEST_BYTES[mechanism.hash]:
-            raise UsageError("a digest of another length")
+        mechanism.check(self._loaded[handle][1], digest)
+        if mechanism.hash is None:
+            return _sign_raw(key, digest)
         algorithm = _HASHES[mechanism.hash]()
         prehashed = utils.Prehashed(algorithm)
         if isinstance(key, rsa.RSAPrivateKey) and mechanism.scheme is SignScheme.RSA_PKCS:
@@ -258,13 +267,16 @@ class FakeTokenStore:
         raise RefusedError("key-type", "another type of key")
 
     def encrypt(self, handle: Handle, mechanism: CipherMechanism, plaintext: bytes) -> bytes:
-        if mechanism.check().scheme is CipherScheme.RSA_OAEP:
+        if mechanism.check().key_type is KeyType.RSA:
             raise UsageError("with the public key")
         key = self._secret(handle, Usage.ENCRYPT, KeyType.AES)
         if mechanism.scheme is CipherScheme.AES_GCM:
+            if mechanism.iv:
+                raise UsageError("the HSM draws the nonce")
             nonce = os.urandom(12)
-            return nonce + AESGCM(key).encrypt(nonce, plaintext, mechanism.aad)
-        drawn = b"" if mechanism.iv else os.urandom(16)
+            sealed = AESGCM(key).encrypt(nonce, plaintext, mechanism.aad)
+            return nonce + sealed[: len(plaintext) + mechanism.tag_bytes]
+        drawn = os.urandom(mechanism.drawn_bytes())
         if mechanism.scheme is CipherScheme.AES_CBC_PAD:
             padder = PKCS7(128).padder()
             plaintext = padder.update(plaintext) + padder.finalize()
@@ -279,12 +291,12 @@ class FakeTokenStore:
             raise UsageError("not whole blocks") from exc
 
     def decrypt(self, handle: Handle, mechanism: CipherMechanism, ciphertext: bytes) -> bytes:
-        if mechanism.check().scheme is CipherScheme.RSA_OAEP:
-            return self._decrypt_oaep(handle, mechanism, ciphertext)
+        if mechanism.check().key_type is KeyType.RSA:
+            return self._decrypt_rsa(handle, mechanism, ciphertext)
         key = self._secret(handle, Usage.DECRYPT, KeyType.AES)
         if mechanism.scheme is CipherScheme.AES_GCM:
-            return _open(key, ciphertext, mechanism.aad)
-        drawn = 0 if mechanism.iv else 16
+            return _open_gcm(key, mechanism, ciphertext)
+        drawn = mechanism.drawn_bytes()
         try:
             mode = _mode(mechanism, mechanism.iv or ciphertext[:drawn])
             decryptor = Cipher(algorithms.AES(key), mode).decryptor()
@@ -296,12 +308,14 @@ class FakeTokenStore:
             raise BlobRefusedError("this does not decrypt") from exc
         return plain
 
-    def _decrypt_oaep(self, handle: Handle, mechanism: CipherMechanism, ciphertext: bytes) -> bytes:
+    def _decrypt_rsa(self, handle: Handle, mechanism: CipherMechanism, ciphertext: bytes) -> bytes:
         key = self._use(handle, Usage.DECRYPT)
-        if not isinstance(key, rsa.RSAPrivateKey) or mechanism.hash is None:
+        if not isinstance(key, rsa.RSAPrivateKey):
             raise RefusedError("key-type", "another type of key")
-        algorithm = _HASHES[mechanism.hash]()
         try:
+            if mechanism.hash is None:
+                return _unpadded(key, ciphertext)
+            algorithm = _HASHES[mechanism.hash]()
             return key.decrypt(ciphertext, padding.OAEP(padding.MGF1(algorithm), algorithm, None))
         except ValueError as exc:
             raise BlobRefusedError("this does not decrypt") from exc
@@ -315,9 +329,12 @@ class FakeTokenStore:
     def mac(self, handle: Handle, mechanism: MacMechanism, data: bytes) -> bytes:
         return _mac(self._secret(handle, Usage.SIGN, mechanism.key_type), mechanism, data)
 
-    def verify_mac(self, handle: Handle, mechanism: MacMechanism, data: bytes, mac: bytes) -> None:
+    def verify_mac(
+        self, handle: Handle, mechanism: MacMechanism, data: bytes, mac: bytes, length: int = 0
+    ) -> None:
+        count = mechanism.check_length(length)
         right = _mac(self._secret(handle, Usage.VERIFY, mechanism.key_type), mechanism, data)
-        if not hmac.compare_digest(right, mac):
+        if not hmac.compare_digest(right[:count], mac):
             raise RefusedError("signature-invalid", "Signature verification failed")
 
     def derive(self, handle: Handle, agreement: Agreement, spec: KeySpec) -> GeneratedKey:
@@ -360,7 +377,51 @@ def _agree(key: ec.EllipticCurvePrivateKey, point: bytes, curve: ec.EllipticCurv
     return key.exchange(ec.ECDH(), public)
 
 
-def _mode(mechanism: CipherMechanism, iv: bytes) -> modes.CTR | modes.CBC:
+def _sign_raw(key: Private | bytes, data: bytes) -> bytes:
+    if isinstance(key, rsa.RSAPrivateKey):
+        numbers, size = key.private_numbers(), key.key_size // 8
+        padded = b"\0\1" + b"\xff" * (size - len(data) - 3) + b"\0" + data
+        modulus = numbers.public_numbers.n
+        return pow(int.from_bytes(padded, "big"), numbers.d, modulus).to_bytes(size, "big")
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    order_bytes = min((key.key_size + 7) // 8, 64)
+    algorithm = _HASHES[
+        {32: HashFunction.SHA256, 48: HashFunction.SHA384}.get(order_bytes, HashFunction.SHA512)
+    ]()
+    digest = data[:order_bytes].rjust(order_bytes, b"\0")
+    made = key.sign(digest, ec.ECDSA(utils.Prehashed(algorithm)))
+    return raw_signature(made, (key.key_size + 7) // 8)
+
+
+def _unpadded(key: rsa.RSAPrivateKey, ciphertext: bytes) -> bytes:
+    """PKCS#1 v1.5, by hand: newer OpenSSL answers bad padding with random bytes."""
+    numbers, size = key.private_numbers(), key.key_size // 8
+    number, modulus = int.from_bytes(ciphertext, "big"), numbers.public_numbers.n
+    if len(ciphertext) != size or number >= modulus:
+        raise ValueError("no ciphertext of this key")
+    padded = pow(number, numbers.d, modulus).to_bytes(size, "big")
+    end = padded.find(b"\0", 2)
+    if padded[:2] != b"\0\2" or end < 10:
+        raise ValueError("no padding")
+    return padded[end + 1 :]
+
+
+def _open_gcm(key: bytes, mechanism: CipherMechanism, ciphertext: bytes) -> bytes:
+    drawn = mechanism.drawn_bytes()
+    nonce, rest = mechanism.iv or ciphertext[:drawn], ciphertext[drawn:]
+    cut = len(rest) - mechanism.tag_bytes
+    try:
+        mode = modes.GCM(nonce, rest[cut:] if cut >= 0 else b"", mechanism.tag_bytes)
+        decryptor = Cipher(algorithms.AES(key), mode).decryptor()
+        decryptor.authenticate_additional_data(mechanism.aad)
+        return decryptor.update(rest[:cut]) + decryptor.finalize()
+    except (InvalidTag, ValueError) as exc:
+        raise BlobRefusedError("the tag does not match") from exc
+
+
+def _mode(mechanism: CipherMechanism, iv: bytes) -> modes.CTR | modes.CBC | modes.ECB:
+    if mechanism.scheme is CipherScheme.AES_ECB:
+        return modes.ECB()  # noqa: S305  # what the caller asks for
     return modes.CTR(iv) if mechanism.scheme is CipherScheme.AES_CTR else modes.CBC(iv)
 
 

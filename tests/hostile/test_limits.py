@@ -88,7 +88,7 @@ def test_the_profiles_state_the_services_quotas(name: str, keys: int, asymmetric
 def test_the_cluster_has_its_profiles_limits(state: State) -> None:
     profile = load_profiles()["hsm2m.medium"]
     assert state.meta.limits == e.Limits(
-        profile.max_users, profile.max_keys, profile.max_asymmetric_keys
+        profile.max_users, profile.max_keys, profile.max_asymmetric_keys, profile.max_objects
     )
     assert profile.max_hsms == MEMBERS_MAX == HSMS_MAX
 

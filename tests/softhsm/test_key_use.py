@@ -99,7 +99,7 @@ def test_every_curve(job: demo.Demo, session: Session, curve: Curve) -> None:
 
 def test_ciphers_and_macs(job: demo.Demo, session: Session) -> None:
     [aes] = make(job, session, AES, draft(encrypt="true", decrypt="true"))
-    for scheme in set(CipherScheme) - {CipherScheme.RSA_OAEP}:
+    for scheme in set(CipherScheme) - {CipherScheme.RSA_OAEP, CipherScheme.RSA_PKCS}:
         mechanism = CipherMechanism(scheme)
         sealed = session.encrypt(aes.ref, b"p" * 32, mechanism=mechanism)
         assert session.decrypt(aes.ref, sealed, mechanism=mechanism) == b"p" * 32

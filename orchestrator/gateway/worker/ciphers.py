@@ -39,6 +39,8 @@ _BLOCK: Final = AES_BLOCK_BYTES
 _PIECE_BYTES: Final = JOURNAL_BYTES_MAX // _BLOCK * _BLOCK
 _GCM_IV_BYTES: Final = 12
 _GCM_TAG_BYTES: Final = 16
+_RSA: Final = frozenset({CKM.RSA_PKCS, CKM.RSA_PKCS_OAEP})
+_AES: Final = frozenset({CKM.AES_CBC, CKM.AES_CBC_PAD, CKM.AES_CTR, CKM.AES_GCM})
 _HASHES: Final[dict[HashFunction, Callable[[], hashes.HashAlgorithm]]] = {
     HashFunction.SHA1: hashes.SHA1,
     HashFunction.SHA224: hashes.SHA224,
@@ -50,7 +52,9 @@ _HASHES: Final[dict[HashFunction, Callable[[], hashes.HashAlgorithm]]] = {
 
 def operation(backend: Backend, mechanism: Mechanism, key: Key, *, decrypt: bool) -> Operation:
     """Return an operation, everything checked that needs no data."""
-    is_rsa = mechanism.type in {CKM.RSA_PKCS, CKM.RSA_PKCS_OAEP, CKM.RSA_X_509}
+    is_rsa = mechanism.type in _RSA
+    if not is_rsa and mechanism.type not in _AES:
+        raise CryptokiError(CKR.MECHANISM_INVALID)
     if key.spec.type is not (KeyType.RSA if is_rsa else KeyType.AES):
         raise CryptokiError(CKR.KEY_TYPE_INCONSISTENT)
     if is_rsa and key.key_class is not (KeyClass.PRIVATE if decrypt else KeyClass.PUBLIC):

@@ -87,6 +87,9 @@ class Connection:
             with self._reading:
                 work = self._read(app) if self._open else None
                 self._open = self._open and work is not None
+        except BaseException:
+            self._open = False
+            raise
         finally:
             with self._count:
                 self._idle -= 1

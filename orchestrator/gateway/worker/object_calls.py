@@ -18,7 +18,7 @@ from orchestrator.gateway.rpc.values import U32, U64, pack_ulongs
 from orchestrator.gateway.worker.application import Application, P11Session
 from orchestrator.model.errors import OrchestratorError
 from orchestrator.model.key_spec import CURVE_BITS, Agreement, Kdf, KeyClass, KeySpec, KeyType
-from orchestrator.model.keys import Key
+from orchestrator.model.keys import Attributes, Key, derived_attributes
 from orchestrator.wire.messages import KEYS_PER_PAGE_MAX, KeyDraft
 
 FIND_MAX: Final = 4096
@@ -182,7 +182,8 @@ def derive_key(
     if number not in {None, CKK.AES, CKK.GENERIC_SECRET}:
         raise CryptokiError(CKR.TEMPLATE_INCONSISTENT, "CKA_KEY_TYPE")
     spec = _secret_spec(template, key_type, key.spec)
-    draft = _draft(template, KeyClass.SECRET, spec)
+    given_anyway, _ = derived_attributes(key.attributes, {}, token=token)
+    draft = _draft(template, KeyClass.SECRET, spec, given_anyway)
     agreement = Agreement(_point(given.public_data), _KDFS[given.kdf])
     made = app.backend.call(
         lambda s: s.derive_session_key(key.ref, agreement, spec, draft),
@@ -250,11 +251,13 @@ _CLASSES: Final = {
 }
 
 
-def _draft(template: Template, key_class: KeyClass, spec: KeySpec) -> KeyDraft:
+def _draft(
+    template: Template, key_class: KeyClass, spec: KeySpec, given: Attributes | None = None
+) -> KeyDraft:
     template.require(CKA.CLASS, _CLASSES[key_class])
     if key_class is not KeyClass.SECRET:
         template.require(CKA.KEY_TYPE, CKK.RSA if spec.type is KeyType.RSA else CKK.EC)
-    return KeyDraft(key_class, template.label(), template.requested(key_class, spec))
+    return KeyDraft(key_class, template.label(), template.requested(key_class, spec, given))
 
 
 def _make(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from orchestrator.model.entries import Record, SignedJoinRequest
 from orchestrator.model.key_spec import Agreement, KeyClass, KeySpec
+from orchestrator.model.objects import ObjectDraft, ObjectEdit
 from orchestrator.model.roles import Role
 
 
@@ -133,6 +134,51 @@ class SetRecoveryKey(Record, tag=True):
     shares: int
 
 
+class ImportClearKey(Record, tag=True):
+    """Make a token key of a value that its user gives, sealed as in `clear_key_info`.
+
+    The value of a private key is PKCS#8 (DER).
+    """
+
+    spec: KeySpec
+    draft: KeyDraft
+    sealed: bytes
+
+
+class KeyCopy(Record):
+    """What a copy has of its own; None keeps the source's. Attributes only get tighter."""
+
+    label: str | None = None
+    id: bytes | None = None
+    attributes: tuple[tuple[str, str], ...] = ()
+
+
+class CopyKey(Record, tag=True):
+    """Make a token key of the same value as a token key of the caller's."""
+
+    ref: int
+    copy: KeyCopy
+
+
+class PutObject(Record, tag=True):
+    """Store a certificate or a data object."""
+
+    draft: ObjectDraft
+
+
+class EditObject(Record, tag=True):
+    """Change a certificate or data object."""
+
+    ref: int
+    edit: ObjectEdit
+
+
+class DeleteObject(Record, tag=True):
+    """Delete a certificate or data object."""
+
+    ref: int
+
+
 ChangeRequest = (
     CreateCluster
     | InitializeCluster
@@ -151,4 +197,9 @@ ChangeRequest = (
     | DeriveKeys
     | DeleteKey
     | SetRecoveryKey
+    | ImportClearKey
+    | CopyKey
+    | PutObject
+    | EditObject
+    | DeleteObject
 )

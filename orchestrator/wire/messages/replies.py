@@ -7,6 +7,7 @@ import msgspec
 from orchestrator.model.entries import Credential, Entry, Record, SignedJoinRequest
 from orchestrator.model.errors import MalformedError, OrchestratorError, RemoteError
 from orchestrator.model.keys import Key
+from orchestrator.model.objects import StoredObject
 from orchestrator.model.roles import Role
 from orchestrator.model.state import Phase
 from orchestrator.wire.messages.changes import LockUser
@@ -140,6 +141,13 @@ class KeyPage(Record, tag=True):
     total: int
 
 
+class ObjectPage(Record, tag=True):
+    """Certificates and data objects, and how many match in all."""
+
+    objects: tuple[StoredObject, ...]
+    total: int
+
+
 class Data(Record, tag=True):
     """Bytes: a signature, a ciphertext, a nonce, a piece of a blob."""
 
@@ -216,7 +224,7 @@ class Done(Record, tag=True):
 Reply = (
     Refusal | Welcome | Ticket | Prepared | Committed | Applied | EntryPage | StateDigest
     | UserPage | MemberPage | KeyPage | Data | BlobReady | SnapshotChecked | SignedJoin | Granted
-    | Accepted | PendingChanges | AuditPage | Done
+    | Accepted | PendingChanges | AuditPage | Done | ObjectPage
 )  # fmt: skip
 
 _reply_decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)

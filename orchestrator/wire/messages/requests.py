@@ -18,8 +18,9 @@ from orchestrator.model.key_spec import (
     SignMechanism,
 )
 from orchestrator.model.keys import KeyFilter
+from orchestrator.model.objects import ObjectFilter
 from orchestrator.model.roles import Role
-from orchestrator.wire.messages.changes import ChangeRequest, KeyDraft
+from orchestrator.wire.messages.changes import ChangeRequest, KeyCopy, KeyDraft
 from orchestrator.wire.messages.signed import SignedGrant, SignedTries
 
 
@@ -106,7 +107,7 @@ class ListKeys(Record, tag=True):
 
 
 class Sign(Record, tag=True):
-    """Sign a digest."""
+    """Sign a digest, or what a raw mechanism takes."""
 
     ticket: bytes
     seen: int
@@ -146,7 +147,11 @@ class Mac(Record, tag=True):
 
 
 class VerifyMac(Record, tag=True):
-    """Compare a MAC in the HSM: Done when it is right, refused when not."""
+    """Compare a MAC in the HSM: Done when it is right, refused when not.
+
+    `length` says how many of its bytes count, 0 that all do: the verifier's choice, for whoever
+    sends a shorter one must not make it so.
+    """
 
     ticket: bytes
     seen: int
@@ -154,6 +159,7 @@ class VerifyMac(Record, tag=True):
     mechanism: MacMechanism
     data: bytes
     mac: bytes
+    length: int = 0
 
 
 class Random(Record, tag=True):
@@ -187,6 +193,34 @@ class DropSessionKey(Record, tag=True):
 
     ticket: bytes
     ref: int
+
+
+class ImportSessionKey(Record, tag=True):
+    """As ImportClearKey, for a key that lives as those of MakeSessionKeys do."""
+
+    ticket: bytes
+    spec: KeySpec
+    draft: KeyDraft
+    sealed: bytes
+
+
+class CopySessionKey(Record, tag=True):
+    """Copy a token key of the caller's to one that lives as those of MakeSessionKeys do."""
+
+    ticket: bytes
+    seen: int
+    ref: int
+    copy: KeyCopy
+
+
+class ListObjects(Record, tag=True):
+    """List certificates and data objects; the ticket is empty for those that are not private."""
+
+    ticket: bytes
+    seen: int
+    filter: ObjectFilter
+    offset: int = 0
+    limit: int = 100
 
 
 class TakeSnapshot(Record, tag=True):
@@ -275,6 +309,7 @@ Request = (
     | MakeSessionKeys | DeriveSessionKey | DropSessionKey
     | TakeSnapshot | CheckSnapshot | Upload | Download | JoinChallenge | JoinStart | JoinGrant
     | JoinAccept | RecoverStart | RecoverAccept | Pending | Zeroize | ReadAudit
+    | ImportSessionKey | CopySessionKey | ListObjects
 )  # fmt: skip
 
 _request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
