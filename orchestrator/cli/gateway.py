@@ -12,7 +12,6 @@ from orchestrator.cli.command import CLUSTER, command, group
 from orchestrator.cli.invocation import Invocation
 
 if TYPE_CHECKING:
-    from orchestrator.control.plane import ControlPlane
     from orchestrator.gateway.token import Token
 
 app = group("gateway", "PKCS#11 for applications, on a unix socket.")
@@ -144,14 +143,15 @@ def _path(call: Invocation, given: Path | None) -> Path:
 
 def _token(call: Invocation, patience: float) -> Token:
     from orchestrator.client.directory import endpoints_source, read_anchor
+    from orchestrator.control.application import Application
     from orchestrator.gateway.token import Token
 
     cluster, services = call.cluster_id, call.services
     home = services.home()
     profile = services.profiles()[call.plane.records.cluster(cluster).hsm_type]
 
-    def open_plane() -> ControlPlane:
-        return services.plane()
+    def open_application() -> Application:
+        return Application.open(home, cluster)
 
     # The listener forks: it must hold no connection to the database.
     call.close()
@@ -160,6 +160,6 @@ def _token(call: Invocation, patience: float) -> Token:
         read_anchor(home, cluster),
         endpoints_source(home, cluster),
         profile,
-        open_plane,
+        open_application,
         patience,
     )

@@ -6,7 +6,8 @@ Here only the names change, and values that an HSM gives a key anyway are not se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, KeysView, Mapping
+from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from typing import Final
 
@@ -256,7 +257,7 @@ class Template:
             if self._values.setdefault(attribute.type, attribute.value) != attribute.value:
                 raise CryptokiError(CKR.TEMPLATE_INCONSISTENT, f"0x{attribute.type:x} twice")
 
-    def types(self) -> Iterable[int]:
+    def types(self) -> KeysView[int]:
         """Return what is asked for."""
         return self._values.keys()
 
@@ -302,7 +303,11 @@ class Template:
             raise CryptokiError(CKR.ATTRIBUTE_VALUE_INVALID, "CKA_LABEL is no UTF-8") from None
 
     def requested(
-        self, key_class: KeyClass, spec: KeySpec, given: Attributes | None = None
+        self,
+        key_class: KeyClass,
+        spec: KeySpec,
+        given: Attributes | None = None,
+        passed_over: AbstractSet[int] = frozenset(),
     ) -> tuple[tuple[str, str], ...]:
         """Return the attributes to ask an HSM for, beyond what such a key has anyway.
 
@@ -310,6 +315,7 @@ class Template:
             key_class: of the object to be made.
             spec: its type.
             given: what such a key has when nothing is asked for; default: a generated one.
+            passed_over: attributes that are no matter of this: a value, say.
         """
         token = self.flag(CKA.TOKEN)
         if given is None:
@@ -327,7 +333,7 @@ class Template:
             elif kind in _FIXED:
                 if self._values[kind] not in {None, _FIXED[kind]}:
                     raise CryptokiError(CKR.TEMPLATE_INCONSISTENT, f"CKA_{CKA(kind).name}")
-            elif kind not in _IN_THE_SPEC | _PASSED_OVER | {CKA.LABEL, CKA.ID}:
+            elif kind not in _IN_THE_SPEC | _PASSED_OVER | {CKA.LABEL, CKA.ID} | passed_over:
                 raise CryptokiError(CKR.ATTRIBUTE_TYPE_INVALID, f"attribute 0x{kind:x}")
         if key_id := self.data(CKA.ID):
             wanted["id"] = "0x" + key_id.hex()

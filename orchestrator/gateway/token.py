@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Final
 
 from orchestrator.client.balancer import Source
-from orchestrator.control.plane import ControlPlane
+from orchestrator.control.application import Application
 from orchestrator.gateway import cryptoki as ck
 from orchestrator.gateway.cryptoki import CKM
 from orchestrator.gateway.rpc.mechanisms import is_known_to
@@ -26,11 +26,18 @@ DIGESTS: Final = (CKM.SHA_1, CKM.SHA224, CKM.SHA256, CKM.SHA384, CKM.SHA512)
 Info = tuple[int, int, int]
 """Of C_GetMechanismInfo: smallest key, largest key, flags."""
 
+_RSA_PKCS: Final[dict[int, Info]] = {CKM.RSA_PKCS: (*_RSA, _SIGN | _CIPHER)}
+
+
+def _macs(whole: CKM, cut: CKM, key_bytes: tuple[int, int] = _SECRET) -> Mapping[int, Info]:
+    return dict.fromkeys((whole, cut), (*key_bytes, _SIGN))
+
+
 _OFFERED: Final[Mapping[Mechanism, Mapping[int, Info]]] = {
     Mechanism.RSA_PKCS_KEY_PAIR_GEN: {CKM.RSA_PKCS_KEY_PAIR_GEN: (*_RSA, _PAIR)},
-    Mechanism.RSA_PKCS: dict.fromkeys(
+    Mechanism.RSA_PKCS: _RSA_PKCS | dict[int, Info].fromkeys(
         (
-            CKM.RSA_PKCS, CKM.SHA1_RSA_PKCS, CKM.SHA224_RSA_PKCS, CKM.SHA256_RSA_PKCS,
+            CKM.SHA1_RSA_PKCS, CKM.SHA224_RSA_PKCS, CKM.SHA256_RSA_PKCS,
             CKM.SHA384_RSA_PKCS, CKM.SHA512_RSA_PKCS,
         ),
         (*_RSA, _SIGN),
@@ -53,17 +60,18 @@ _OFFERED: Final[Mapping[Mechanism, Mapping[int, Info]]] = {
     ),
     Mechanism.ECDH1_DERIVE: {CKM.ECDH1_DERIVE: (*_EC, ck.CKF_HW | ck.CKF_DERIVE | _CURVES)},
     Mechanism.AES_KEY_GEN: {CKM.AES_KEY_GEN: (*_AES, _MAKE)},
+    Mechanism.AES_ECB: {CKM.AES_ECB: (*_AES, _CIPHER)},
     Mechanism.AES_CBC: {CKM.AES_CBC: (*_AES, _CIPHER)},
     Mechanism.AES_CBC_PAD: {CKM.AES_CBC_PAD: (*_AES, _CIPHER)},
     Mechanism.AES_CTR: {CKM.AES_CTR: (*_AES, _CIPHER)},
     Mechanism.AES_GCM: {CKM.AES_GCM: (*_AES, _CIPHER)},
-    Mechanism.AES_CMAC: {CKM.AES_CMAC: (*_AES, _SIGN)},
+    Mechanism.AES_CMAC: _macs(CKM.AES_CMAC, CKM.AES_CMAC_GENERAL, _AES),
     Mechanism.GENERIC_SECRET_KEY_GEN: {CKM.GENERIC_SECRET_KEY_GEN: (*_SECRET, _MAKE)},
-    Mechanism.SHA1_HMAC: {CKM.SHA_1_HMAC: (*_SECRET, _SIGN)},
-    Mechanism.SHA224_HMAC: {CKM.SHA224_HMAC: (*_SECRET, _SIGN)},
-    Mechanism.SHA256_HMAC: {CKM.SHA256_HMAC: (*_SECRET, _SIGN)},
-    Mechanism.SHA384_HMAC: {CKM.SHA384_HMAC: (*_SECRET, _SIGN)},
-    Mechanism.SHA512_HMAC: {CKM.SHA512_HMAC: (*_SECRET, _SIGN)},
+    Mechanism.SHA1_HMAC: _macs(CKM.SHA_1_HMAC, CKM.SHA_1_HMAC_GENERAL),
+    Mechanism.SHA224_HMAC: _macs(CKM.SHA224_HMAC, CKM.SHA224_HMAC_GENERAL),
+    Mechanism.SHA256_HMAC: _macs(CKM.SHA256_HMAC, CKM.SHA256_HMAC_GENERAL),
+    Mechanism.SHA384_HMAC: _macs(CKM.SHA384_HMAC, CKM.SHA384_HMAC_GENERAL),
+    Mechanism.SHA512_HMAC: _macs(CKM.SHA512_HMAC, CKM.SHA512_HMAC_GENERAL),
 }  # fmt: skip
 
 _OAEP_HASHES: Final = {Backend.SOFTHSM2: frozenset({HashFunction.SHA1})}
@@ -78,7 +86,7 @@ class Token:
         anchor: the customer's trust anchor, PEM.
         source: tells which HSMs there are now.
         profile: what they can do.
-        open_plane: opens the control plane, whose controller carries out changes.
+        open_application: opens the way to changes, in a worker that needs it.
         patience_s: how long a request waits when every HSM is gone.
     """
 
@@ -86,7 +94,7 @@ class Token:
     anchor: bytes
     source: Source
     profile: FirmwareProfile
-    open_plane: Callable[[], ControlPlane]
+    open_application: Callable[[], Application]
     patience_s: float
 
     @cached_property

@@ -5,31 +5,33 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
 from orchestrator.client.session import Session
+from orchestrator.control.application import Application
 from orchestrator.control.changes import Changes
-from orchestrator.control.plane import ControlPlane
 from orchestrator.gateway.token import Token
 from orchestrator.gateway.worker.connection import Connection
 from orchestrator.model.errors import UnavailableError
+from orchestrator.model.ids import ClusterId
+from orchestrator.wire.system_clock import SystemClock
 from tests.gateway.wire import Client
 from tests.stateful.harness import CLUSTER, PASSWORD, PROFILE, FakeStream, LocalCluster
 
 PIN = b"cu:" + PASSWORD
 
 
-class Plane:
-    """What a worker takes of the control plane: changes through the cluster's controller."""
+class OnTheCluster(Application):
+    """The way to changes, by the controller that the cluster has already."""
 
-    def __init__(self, cluster: LocalCluster) -> None:
-        self._cluster = cluster
+    def __init__(self, gateway: Gateway) -> None:
+        super().__init__(Path(), ClusterId(CLUSTER), gateway.cluster.anchor, SystemClock())
+        self._cluster = gateway.cluster
+        self._source = gateway.source
 
-    def changes(self, _: str, session: Session) -> Changes:
+    def changes(self, session: Session) -> Changes:
         return Changes(self._cluster.controller, session, self._cluster.anchor, list)
-
-    def close(self) -> None:
-        pass
 
 
 class Gateway:
@@ -42,7 +44,7 @@ class Gateway:
             cluster.anchor,
             self.source,
             PROFILE,
-            lambda: cast(ControlPlane, Plane(cluster)),
+            lambda: OnTheCluster(self),
             patience_s,
         )
         self.connections: list[tuple[Connection, threading.Thread, socket.socket]] = []

@@ -370,7 +370,7 @@ def test_operations_that_cannot_begin(user: tuple[Client, int]) -> None:
     with refused(CKR.OPERATION_ACTIVE):
         client.init(42, session, chosen, private)
     with refused(CKR.DATA_LEN_RANGE):
-        client.one_step(43, session, b"no digest")
+        client.one_step(43, session, bytes(65))
     with refused(CKR.OPERATION_NOT_INITIALIZED):
         client.one_step(43, session, bytes(32))
     template = [(CKA.VALUE_LEN, 32), (CKA.SIGN, 0), (CKA.VERIFY, 1)]

@@ -9,11 +9,12 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
+from orchestrator.gateway import stored_objects
 from orchestrator.gateway.attributes import value_of
 from orchestrator.gateway.cryptoki import CKF_RW_SESSION, CKR, CKS, CryptokiError
 from orchestrator.gateway.rpc.attributes import Value
@@ -21,6 +22,7 @@ from orchestrator.gateway.token import Token
 from orchestrator.gateway.worker.backend import Backend
 from orchestrator.gateway.worker.operation import Operation
 from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter
+from orchestrator.model.objects import ObjectDraft, ObjectFilter, StoredObject
 
 SLOT: Final = 0
 SESSIONS_MAX: Final = 4096
@@ -52,20 +54,33 @@ class KeyObject:
 
 
 @dataclass(slots=True, eq=False)
-class LocalObject:
-    """A session object that needs no HSM: a certificate, data, somebody else's public key."""
+class StoredHandle:
+    """A certificate or data object in the cluster, as last heard of."""
 
     handle: int
-    values: Mapping[int, Value]
-    public: Key | None = None
+    stored: StoredObject
+    heard_at_s: float
 
     def read(self, kind: int) -> Value:
         """Return an attribute."""
-        if (value := self.values.get(kind)) is not None:
-            return value
-        if self.public is not None:
-            return value_of(self.public, kind)
-        raise CryptokiError(CKR.ATTRIBUTE_TYPE_INVALID)
+        return stored_objects.value_of(self.stored, kind, token=True)
+
+
+@dataclass(slots=True, eq=False)
+class LocalObject:
+    """A session object that needs no HSM: a certificate, data, or somebody's public key."""
+
+    handle: int
+    held: ObjectDraft | Key
+
+    def read(self, kind: int) -> Value:
+        """Return an attribute."""
+        if isinstance(self.held, Key):
+            return value_of(self.held, kind)
+        return stored_objects.value_of(self.held, kind, token=False)
+
+
+AnyObject = KeyObject | StoredHandle | LocalObject
 
 
 @dataclass(slots=True, eq=False)
@@ -107,7 +122,7 @@ class Application:
         self.token, self.offered = token, offered
         self.backend = Backend(token)
         self.sessions: dict[int, P11Session] = {}
-        self._objects: dict[int, KeyObject | LocalObject] = {}
+        self._objects: dict[int, AnyObject] = {}
         self._handles: dict[int, int] = {}
         self._numbers = itertools.count(1)
         self._guard = threading.Lock()
@@ -149,8 +164,8 @@ class Application:
         """End the login: private objects, and handles to them, end with it."""
         self.backend.logout()
         with self._guard:
-            keys = [o for o in self._objects.values() if isinstance(o, KeyObject)]
-            for found in keys:
+            gone = [o for o in self._objects.values() if not isinstance(o, LocalObject)]
+            for found in gone:
                 self._objects.pop(found.handle, None)
             self._handles.clear()
         for session in self.sessions.values():
@@ -179,12 +194,22 @@ class Application:
                 handles.append(handle)
         return handles
 
-    def keep_local(
-        self, session: P11Session, values: Mapping[int, Value], public: Key | None
-    ) -> int:
+    def keep_stored(self, stored: Iterable[StoredObject]) -> list[int]:
+        """Return handles for certificates and data objects."""
+        now, handles = time.monotonic(), []
+        with self._guard:
+            for item in stored:
+                handle = self._handles.get(item.ref)
+                if handle is None:
+                    handle = self._handles[item.ref] = next(self._numbers)
+                self._objects[handle] = StoredHandle(handle, item, now)
+                handles.append(handle)
+        return handles
+
+    def keep_local(self, session: P11Session, held: ObjectDraft | Key) -> int:
         """Return a handle for a session object that is kept here."""
         handle = next(self._numbers)
-        self._objects[handle] = LocalObject(handle, values, public)
+        self._objects[handle] = LocalObject(handle, held)
         session.objects.add(handle)
         return handle
 
@@ -192,9 +217,7 @@ class Application:
         """Return what is kept here."""
         return [o for o in list(self._objects.values()) if isinstance(o, LocalObject)]
 
-    def object(
-        self, handle: int, error: CKR = CKR.OBJECT_HANDLE_INVALID
-    ) -> KeyObject | LocalObject:
+    def object(self, handle: int, error: CKR = CKR.OBJECT_HANDLE_INVALID) -> AnyObject:
         """Return an object as it was last heard of."""
         if (found := self._objects.get(handle)) is None:
             raise CryptokiError(error)
@@ -202,43 +225,52 @@ class Application:
 
     def key(self, handle: int) -> Key:
         """Return a key."""
-        found = self.object(handle, CKR.KEY_HANDLE_INVALID)
-        key = found.key if isinstance(found, KeyObject) else found.public
-        if key is None:
-            raise CryptokiError(CKR.KEY_HANDLE_INVALID)
-        return key
+        match self.object(handle, CKR.KEY_HANDLE_INVALID):
+            case KeyObject(key=key) | LocalObject(held=Key() as key):
+                return key
+            case _:
+                raise CryptokiError(CKR.KEY_HANDLE_INVALID)
 
-    def fresh(self, handle: int) -> KeyObject | LocalObject:
+    def fresh(self, handle: int) -> AnyObject:
         """Return an object as an HSM knows it now, or knew it a moment ago."""
         found = self.object(handle)
         if isinstance(found, LocalObject) or time.monotonic() - found.heard_at_s < FRESH_S:
             return found
-        ref = found.key.ref
-        page = self.backend.call(lambda s: s.list_keys(KeyFilter(ref=ref), 0, 1))
-        if not page.keys:
-            self.forget(found)
-            raise CryptokiError(CKR.OBJECT_HANDLE_INVALID)
-        found.key, found.heard_at_s = page.keys[0], time.monotonic()
-        return found
+        if isinstance(found, KeyObject):
+            ref = found.key.ref
+            page = self.backend.call(lambda s: s.list_keys(KeyFilter(ref=ref), 0, 1))
+            if page.keys:
+                found.key, found.heard_at_s = page.keys[0], time.monotonic()
+                return found
+        elif held := self.backend.objects(ObjectFilter(ref=found.stored.ref)):
+            found.stored, found.heard_at_s = held[0], time.monotonic()
+            return found
+        self.forget(found)
+        raise CryptokiError(CKR.OBJECT_HANDLE_INVALID)
 
-    def destroy(self, session: P11Session, found: KeyObject | LocalObject) -> None:
+    def destroy(self, session: P11Session, found: AnyObject) -> None:
         """Destroy an object."""
         if isinstance(found, KeyObject):
             ref = found.key.ref
             if ref & SESSION_KEY_BIT:
                 self.backend.call(lambda s: s.drop_session_key(ref))
-            elif not session.is_rw:
-                raise CryptokiError(CKR.SESSION_READ_ONLY)
             else:
+                self.check_rw(session, token=True)
                 self.backend.change(lambda c, request: c.delete_key(ref, request=request))
+        elif isinstance(found, StoredHandle):
+            self.check_rw(session, token=True)
+            stored = found.stored.ref
+            self.backend.change(lambda c, request: c.delete_object(stored, request=request))
         self.forget(found)
 
-    def forget(self, found: KeyObject | LocalObject) -> None:
+    def forget(self, found: AnyObject) -> None:
         """Drop an object's handle."""
         with self._guard:
             self._objects.pop(found.handle, None)
             if isinstance(found, KeyObject):
                 self._handles.pop(found.key.ref, None)
+            elif isinstance(found, StoredHandle):
+                self._handles.pop(found.stored.ref, None)
 
     def check_rw(self, session: P11Session, *, token: bool) -> None:
         """Raise unless such an object may be made in this session now."""

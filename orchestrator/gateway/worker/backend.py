@@ -14,13 +14,15 @@ from typing import Final, TypeVar
 
 from orchestrator.client.balancer import Balancer, Node
 from orchestrator.client.session import Session
+from orchestrator.control.application import Application
 from orchestrator.control.changes import Changes
-from orchestrator.control.plane import ControlPlane
 from orchestrator.gateway.cryptoki import CKR, CryptokiError
 from orchestrator.gateway.token import Token
 from orchestrator.gateway.worker.failures import cryptoki_error
 from orchestrator.model.errors import OrchestratorError
+from orchestrator.model.objects import ObjectFilter, StoredObject
 from orchestrator.model.roles import Role, check_password, parse_user_name
+from orchestrator.wire.messages import ObjectPage
 from orchestrator.wire.system_clock import SystemClock
 
 T = TypeVar("T")
@@ -37,7 +39,7 @@ class Backend:
         self._clock = SystemClock()
         self._session: Session | None = None
         self._password = b""
-        self._plane: ControlPlane | None = None
+        self._application: Application | None = None
         self._changing, self._logging_in = threading.Lock(), threading.Lock()
         self._drawing = threading.Lock()
         self._random, self._random_at = b"", 0
@@ -144,10 +146,35 @@ class Backend:
             self._clock.sleep(0.2)
 
     def _change(self, session: Session, action: Callable[[Changes, str], T], request: str) -> T:
+        application = self._opened()
         with self._changing:  # SQLite and the roster are used by one at a time
-            if self._plane is None:
-                self._plane = self.token.open_plane()
-            return action(self._plane.changes(self.token.cluster, session), request)
+            return action(application.changes(session), request)
+
+    def _opened(self) -> Application:
+        with self._changing:
+            if self._application is None:
+                self._application = self.token.open_application()
+            return self._application
+
+    def objects(self, wanted: ObjectFilter) -> list[StoredObject]:
+        """Return the certificates and data objects that match; the public ones need no login."""
+        found: list[StoredObject] = []
+        while True:
+            offset = len(found)
+            if self._session is None:
+                page = self._public_page(wanted, offset)
+            else:
+                page = self.call(lambda s, n=offset: s.list_objects(wanted, n))  # type: ignore[misc]
+            found += page.objects
+            if not page.objects or len(found) >= page.total:
+                return found
+
+    def _public_page(self, wanted: ObjectFilter, offset: int) -> ObjectPage:
+        try:
+            return self._opened().public_objects(wanted, offset)
+        except OrchestratorError as exc:
+            self._note(exc)
+            raise cryptoki_error(exc) from exc
 
     def set_pin(self, old: bytes, new: bytes) -> None:
         """Change the user's own password; what it ends is logged in again."""
@@ -190,9 +217,9 @@ class Backend:
     def close(self) -> None:
         """End everything."""
         self.logout()
-        if self._plane is not None:
-            self._plane.close()
-            self._plane = None
+        if self._application is not None:
+            self._application.close()
+            self._application = None
 
 
 def _password_of(user: str, pin: bytes) -> bytes:

@@ -24,9 +24,11 @@ from orchestrator.gateway.rpc.mechanisms import (
 from orchestrator.gateway.worker.backend import Backend
 from orchestrator.gateway.worker.hashes import BY_MECHANISM, BY_MGF
 from orchestrator.gateway.worker.operation import JOURNAL_BYTES_MAX, Journal, Operation
+from orchestrator.model.errors import OrchestratorError
 from orchestrator.model.key_spec import (
     AES_BLOCK_BYTES,
     DIGEST_BYTES,
+    GCM_NONCE_BYTES,
     CipherMechanism,
     CipherScheme,
     HashFunction,
@@ -37,10 +39,9 @@ from orchestrator.model.keys import Key
 
 _BLOCK: Final = AES_BLOCK_BYTES
 _PIECE_BYTES: Final = JOURNAL_BYTES_MAX // _BLOCK * _BLOCK
-_GCM_IV_BYTES: Final = 12
-_GCM_TAG_BYTES: Final = 16
+_PKCS1_BYTES: Final = 11
 _RSA: Final = frozenset({CKM.RSA_PKCS, CKM.RSA_PKCS_OAEP})
-_AES: Final = frozenset({CKM.AES_CBC, CKM.AES_CBC_PAD, CKM.AES_CTR, CKM.AES_GCM})
+_AES: Final = frozenset({CKM.AES_ECB, CKM.AES_CBC, CKM.AES_CBC_PAD, CKM.AES_CTR, CKM.AES_GCM})
 _HASHES: Final[dict[HashFunction, Callable[[], hashes.HashAlgorithm]]] = {
     HashFunction.SHA1: hashes.SHA1,
     HashFunction.SHA224: hashes.SHA224,
@@ -63,6 +64,8 @@ def operation(backend: Backend, mechanism: Mechanism, key: Key, *, decrypt: bool
         raise CryptokiError(CKR.KEY_FUNCTION_NOT_PERMITTED)
     request = _Request(backend, key.ref, decrypt=decrypt)
     match mechanism.type, mechanism.parameter:
+        case CKM.AES_ECB, None:
+            return Ecb(request)
         case CKM.AES_CBC, bytes(iv) if len(iv) == _BLOCK:
             return Cbc(request, iv, padded=False)
         case CKM.AES_CBC_PAD, bytes(iv) if len(iv) == _BLOCK:
@@ -73,13 +76,11 @@ def operation(backend: Backend, mechanism: Mechanism, key: Key, *, decrypt: bool
             return Gcm(request, given)
         case CKM.RSA_PKCS_OAEP, OaepParameter() as given:
             chosen = _oaep(given, backend)
-            return OaepDecrypt(request, key, chosen) if decrypt else RsaEncrypt(key, chosen)
-        case CKM.RSA_PKCS, _ if not decrypt:
-            return RsaEncrypt(key, None)
-        case ((CKM.AES_CBC | CKM.AES_CBC_PAD | CKM.AES_CTR | CKM.AES_GCM | CKM.RSA_PKCS_OAEP), _):
-            raise CryptokiError(CKR.MECHANISM_PARAM_INVALID)
+            return RsaDecrypt(request, key, chosen) if decrypt else RsaEncrypt(key, chosen)
+        case CKM.RSA_PKCS, None:
+            return RsaDecrypt(request, key, None) if decrypt else RsaEncrypt(key, None)
         case _:
-            raise CryptokiError(CKR.MECHANISM_INVALID)
+            raise CryptokiError(CKR.MECHANISM_PARAM_INVALID)
 
 
 def _oaep(given: OaepParameter, backend: Backend) -> HashFunction:
@@ -98,6 +99,12 @@ class _Request:
     def __init__(self, backend: Backend, ref: int, *, decrypt: bool) -> None:
         self._backend, self._ref, self.is_decrypt = backend, ref, decrypt
 
+    def length_error(self) -> CryptokiError:
+        """Return the error for input that is not a whole number of blocks."""
+        if self.is_decrypt:
+            return CryptokiError(CKR.ENCRYPTED_DATA_LEN_RANGE)
+        return CryptokiError(CKR.DATA_LEN_RANGE)
+
     def __call__(self, mechanism: CipherMechanism, data: bytes) -> bytes:
         def send(session: Session) -> bytes:
             if self.is_decrypt:
@@ -110,6 +117,39 @@ class _Request:
             usage=CKR.DATA_LEN_RANGE,
             key_type=CKR.KEY_TYPE_INCONSISTENT,
         )
+
+
+class Ecb(Operation):
+    """AES-ECB: whole blocks, each by itself."""
+
+    def __init__(self, request: _Request) -> None:
+        self._request, self._rest = request, b""
+
+    def needed(self, more: int) -> int:
+        """Return the length."""
+        return len(self._rest) + more
+
+    def ready(self, more: int) -> int:
+        """Return the whole blocks."""
+        return (len(self._rest) + more) // _BLOCK * _BLOCK
+
+    def update(self, data: bytes) -> bytes:
+        """Send whole blocks."""
+        ready = self.ready(len(data))
+        data = self._rest + data
+        self._rest = data[ready:]
+        mechanism = CipherMechanism(CipherScheme.AES_ECB)
+        return b"".join(
+            self._request(mechanism, data[at : min(at + _PIECE_BYTES, ready)])
+            for at in range(0, ready, _PIECE_BYTES)
+        )
+
+    def finish(self, data: bytes) -> bytes:
+        """Send the last blocks."""
+        made = self.update(data)
+        if self._rest:
+            raise self._request.length_error()
+        return made
 
 
 class Cbc(Operation):
@@ -207,28 +247,33 @@ class Ctr(Operation):
 
 
 class Gcm(Operation):
-    """AES-GCM with a tag of 16 bytes.
+    """AES-GCM with a tag of 12 to 16 bytes.
 
     The HSM draws nonces itself, for one used twice gives the key away. So encryption takes no IV
     (length 0), and returns it before the ciphertext; decryption takes it there, or as parameter.
     """
 
     def __init__(self, request: _Request, given: GcmParameter) -> None:
-        sizes = {0, _GCM_IV_BYTES} if request.is_decrypt else {0}
-        if given.tag_bits != 8 * _GCM_TAG_BYTES or len(given.iv) not in sizes:
+        sizes = {0, GCM_NONCE_BYTES} if request.is_decrypt else {0}
+        if given.tag_bits % 8 or len(given.iv) not in sizes:
             raise CryptokiError(
-                CKR.MECHANISM_PARAM_INVALID, "a tag of 128 bits; the HSM draws the IV itself"
+                CKR.MECHANISM_PARAM_INVALID, "the HSM draws the IV itself, of 12 bytes"
             )
-        self._request, self._iv = request, given.iv
-        self._mechanism = CipherMechanism(CipherScheme.AES_GCM, aad=given.aad)
+        asked = CipherMechanism(
+            CipherScheme.AES_GCM, given.iv, given.aad, tag_bytes=given.tag_bits // 8
+        )
+        try:
+            self._mechanism = asked.check()
+        except OrchestratorError as exc:
+            raise CryptokiError(CKR.MECHANISM_PARAM_INVALID, str(exc)) from exc
+        self._request = request
         self._journal = Journal()
 
     def needed(self, more: int) -> int:
         """Return the length with nonce and tag, or without."""
         total = len(self._journal) + more
-        if not self._request.is_decrypt:
-            return total + _GCM_IV_BYTES + _GCM_TAG_BYTES
-        return max(0, total + len(self._iv) - _GCM_IV_BYTES - _GCM_TAG_BYTES)
+        extra = self._mechanism.drawn_bytes() + self._mechanism.tag_bytes
+        return max(0, total - extra) if self._request.is_decrypt else total + extra
 
     def update(self, data: bytes) -> bytes:
         """Gather."""
@@ -237,16 +282,20 @@ class Gcm(Operation):
 
     def finish(self, data: bytes) -> bytes:
         """Send all."""
-        return self._request(self._mechanism, self._iv + self._journal.whole(data))
+        return self._request(self._mechanism, self._journal.whole(data))
 
 
-class OaepDecrypt(Operation):
-    """RSA-OAEP in an HSM."""
+class RsaDecrypt(Operation):
+    """RSA in an HSM: OAEP, or PKCS#1 v1.5 where no hash is given."""
 
-    def __init__(self, request: _Request, key: Key, hash_function: HashFunction) -> None:
+    def __init__(self, request: _Request, key: Key, hash_function: HashFunction | None) -> None:
         self._request, self._key = request, key
-        self._mechanism = CipherMechanism(CipherScheme.RSA_OAEP, hash=hash_function)
-        self._room = key.spec.bits // 8 - 2 * DIGEST_BYTES[hash_function] - 2
+        if hash_function is None:
+            self._mechanism = CipherMechanism(CipherScheme.RSA_PKCS)
+            self._room = key.spec.bits // 8 - _PKCS1_BYTES
+        else:
+            self._mechanism = CipherMechanism(CipherScheme.RSA_OAEP, hash=hash_function)
+            self._room = key.spec.bits // 8 - 2 * DIGEST_BYTES[hash_function] - 2
         self._journal = Journal()
 
     def needed(self, more: int) -> int:  # noqa: ARG002  # the Protocol's
@@ -275,7 +324,7 @@ class RsaEncrypt(Operation):
             raise CryptokiError(CKR.KEY_TYPE_INCONSISTENT)
         self._public, self._size = public, key.spec.bits // 8
         self._padding: padding.AsymmetricPadding = padding.PKCS1v15()
-        self._room = self._size - 11
+        self._room = self._size - _PKCS1_BYTES
         if hash_function is not None:
             algorithm = _HASHES[hash_function]()
             self._padding = padding.OAEP(padding.MGF1(algorithm), algorithm, None)

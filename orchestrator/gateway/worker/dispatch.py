@@ -9,6 +9,7 @@ from orchestrator.gateway.cryptoki import CKR, CryptokiError
 from orchestrator.gateway.rpc.calls import CALLS, Call, decode
 from orchestrator.gateway.worker import crypto_calls as crypto
 from orchestrator.gateway.worker import general_calls as general
+from orchestrator.gateway.worker import key_calls as keys
 from orchestrator.gateway.worker import object_calls as objects
 from orchestrator.gateway.worker.application import Application, Kind, P11Session
 
@@ -49,6 +50,9 @@ _SLOW: Final[Mapping[str, Handler]] = {
     "C_Login": general.login,
     "C_Logout": general.logout,
     "C_SetPIN": general.set_pin,
+    "C_CreateObject": objects.create,
+    "C_CopyObject": objects.copy,
+    "C_SetAttributeValue": objects.set_attributes,
     "C_DestroyObject": objects.destroy,
     "C_GetAttributeValue": objects.attribute_values,
     "C_FindObjectsInit": objects.find_init,
@@ -62,9 +66,9 @@ _SLOW: Final[Mapping[str, Handler]] = {
     "C_SignFinal": crypto.Final(Kind.SIGN),
     "C_Verify": crypto.verify,
     "C_VerifyFinal": crypto.verify_final,
-    "C_GenerateKey": objects.generate_key,
-    "C_GenerateKeyPair": objects.generate_pair,
-    "C_DeriveKey": objects.derive_key,
+    "C_GenerateKey": keys.generate_key,
+    "C_GenerateKeyPair": keys.generate_pair,
+    "C_DeriveKey": keys.derive_key,
     "C_GenerateRandom": crypto.random,
 }
 _HANDLERS: Final[Mapping[int, tuple[Handler | None, bool, bool]]] = {

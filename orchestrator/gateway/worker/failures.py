@@ -21,6 +21,8 @@ _BY_CODE: Final = {
     "attribute-conflict": CKR.TEMPLATE_INCONSISTENT,
     "attribute-read-only": CKR.TEMPLATE_INCONSISTENT,
     "attribute-unknown": CKR.ATTRIBUTE_TYPE_INVALID,
+    "object-rule": CKR.ATTRIBUTE_VALUE_INVALID,
+    "not-owner": CKR.ACTION_PROHIBITED,
     "label-rule": CKR.ATTRIBUTE_VALUE_INVALID,
     "limit": CKR.DEVICE_MEMORY,
     "storage": CKR.DEVICE_MEMORY,

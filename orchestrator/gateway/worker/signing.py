@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 from collections.abc import Mapping
 from typing import Final
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
-
 from orchestrator.client.verify import verify_signature
-from orchestrator.gateway.attributes import load_public
 from orchestrator.gateway.cryptoki import CKM, CKR, CryptokiError
 from orchestrator.gateway.rpc.mechanisms import Mechanism, PssParameter
 from orchestrator.gateway.worker.backend import Backend
 from orchestrator.gateway.worker.failures import cryptoki_error
 from orchestrator.gateway.worker.hashes import (
-    BY_LENGTH,
     BY_MECHANISM,
     BY_MGF,
-    parse_digest_info,
 )
 from orchestrator.gateway.worker.operation import Journal, Operation
 from orchestrator.model.errors import OrchestratorError
 from orchestrator.model.key_spec import (
-    DIGEST_BYTES,
     HashFunction,
     KeyClass,
     KeyType,
@@ -57,13 +49,21 @@ SIGNATURES: Final[Mapping[int, tuple[SignScheme, HashFunction | None]]] = {
     CKM.ECDSA_SHA384: (SignScheme.ECDSA, _H.SHA384),
     CKM.ECDSA_SHA512: (SignScheme.ECDSA, _H.SHA512),
 }
-MACS: Final[Mapping[int, tuple[MacMechanism, int]]] = {
-    CKM.AES_CMAC: (MacMechanism.AES_CMAC, 16),
-    CKM.SHA_1_HMAC: (MacMechanism.HMAC_SHA1, 20),
-    CKM.SHA224_HMAC: (MacMechanism.HMAC_SHA224, 28),
-    CKM.SHA256_HMAC: (MacMechanism.HMAC_SHA256, 32),
-    CKM.SHA384_HMAC: (MacMechanism.HMAC_SHA384, 48),
-    CKM.SHA512_HMAC: (MacMechanism.HMAC_SHA512, 64),
+MACS: Final[Mapping[int, MacMechanism]] = {
+    CKM.AES_CMAC: MacMechanism.AES_CMAC,
+    CKM.SHA_1_HMAC: MacMechanism.HMAC_SHA1,
+    CKM.SHA224_HMAC: MacMechanism.HMAC_SHA224,
+    CKM.SHA256_HMAC: MacMechanism.HMAC_SHA256,
+    CKM.SHA384_HMAC: MacMechanism.HMAC_SHA384,
+    CKM.SHA512_HMAC: MacMechanism.HMAC_SHA512,
+}
+CUT_MACS: Final[Mapping[int, MacMechanism]] = {  # their parameter is the length
+    CKM.AES_CMAC_GENERAL: MacMechanism.AES_CMAC,
+    CKM.SHA_1_HMAC_GENERAL: MacMechanism.HMAC_SHA1,
+    CKM.SHA224_HMAC_GENERAL: MacMechanism.HMAC_SHA224,
+    CKM.SHA256_HMAC_GENERAL: MacMechanism.HMAC_SHA256,
+    CKM.SHA384_HMAC_GENERAL: MacMechanism.HMAC_SHA384,
+    CKM.SHA512_HMAC_GENERAL: MacMechanism.HMAC_SHA512,
 }
 _TYPES: Final = {
     SignScheme.RSA_PKCS: KeyType.RSA,
@@ -74,9 +74,12 @@ _TYPES: Final = {
 
 def operation(backend: Backend, mechanism: Mechanism, key: Key, *, verify: bool) -> Operation:
     """Return a signing or verifying operation, everything checked that needs no data."""
-    if (mac := MACS.get(mechanism.type)) is not None:
-        _check_key(key, mac[0].key_type, KeyClass.SECRET, verify=verify)
-        return MacOperation(backend, key, *mac)
+    mac, size = MACS.get(mechanism.type), 0
+    if mac is None and (mac := CUT_MACS.get(mechanism.type)) is not None:
+        size = _cut(mac, mechanism)
+    if mac is not None:
+        _check_key(key, mac.key_type, KeyClass.SECRET, verify=verify)
+        return MacOperation(backend, key, mac, size or mac.mac_bytes)
     if (signature := SIGNATURES.get(mechanism.type)) is None:
         raise CryptokiError(CKR.MECHANISM_INVALID)
     scheme, hash_function = signature
@@ -85,11 +88,20 @@ def operation(backend: Backend, mechanism: Mechanism, key: Key, *, verify: bool)
     salt = 0
     if scheme is SignScheme.RSA_PSS:
         hash_function, salt = _pss(mechanism, hash_function)
-        if mechanism.type == CKM.RSA_PKCS_PSS:
-            return SignatureOfDigest(backend, key, scheme, hash_function, salt)
-    if mechanism.type in {CKM.RSA_PKCS, CKM.ECDSA} or hash_function is None:
-        return SignatureOfDigest(backend, key, scheme, None, 0)
-    return SignatureOfData(backend, key, SignMechanism(scheme, hash_function, salt))
+    asked = SignMechanism(scheme, hash_function, salt)
+    if signature[1] is None:
+        return SignatureOfDigest(backend, key, asked)
+    return SignatureOfData(backend, key, asked)
+
+
+def _cut(mac: MacMechanism, mechanism: Mechanism) -> int:
+    size = mechanism.parameter
+    try:
+        if not isinstance(size, int) or not size:
+            raise CryptokiError(CKR.MECHANISM_PARAM_INVALID)
+        return mac.check_length(size)
+    except OrchestratorError as exc:
+        raise CryptokiError(CKR.MECHANISM_PARAM_INVALID, str(exc)) from exc
 
 
 def _check_key(key: Key, key_type: KeyType, key_class: KeyClass, *, verify: bool) -> None:
@@ -123,7 +135,7 @@ class SignatureOfData(Operation):
 
     def __init__(self, backend: Backend, key: Key, mechanism: SignMechanism) -> None:
         self._backend, self._key, self._mechanism = backend, key, mechanism
-        self._state = hashlib.new(mechanism.hash)
+        self._state = hashlib.new(mechanism.hash or "")
 
     def needed(self, more: int) -> int:  # noqa: ARG002  # the Protocol's
         """Return the signature's length."""
@@ -146,18 +158,10 @@ class SignatureOfData(Operation):
 
 
 class SignatureOfDigest(Operation):
-    """The application has hashed: RSA takes a DigestInfo, PSS and ECDSA a digest."""
+    """The application has hashed: PSS and ECDSA take a digest, RSA what shall be padded."""
 
-    def __init__(
-        self,
-        backend: Backend,
-        key: Key,
-        scheme: SignScheme,
-        hash_function: HashFunction | None,
-        salt_bytes: int,
-    ) -> None:
-        self._backend, self._key, self._scheme = backend, key, scheme
-        self._hash, self._salt_bytes = hash_function, salt_bytes
+    def __init__(self, backend: Backend, key: Key, mechanism: SignMechanism) -> None:
+        self._backend, self._key, self._mechanism = backend, key, mechanism
         self._journal = Journal()
 
     def needed(self, more: int) -> int:  # noqa: ARG002  # the Protocol's
@@ -171,29 +175,20 @@ class SignatureOfDigest(Operation):
 
     def finish(self, data: bytes) -> bytes:
         """Sign."""
-        mechanism, digest = self._parse(self._journal.whole(data))
-        return _sign(self._backend, self._key, mechanism, digest)
+        data = self._journal.whole(data)
+        return _sign(self._backend, self._key, self._checked(data), data)
 
     def check(self, data: bytes, shown: bytes) -> None:
         """Verify."""
         data = self._journal.whole(data)
-        if self._scheme is SignScheme.RSA_PKCS:
-            _verify_raw(self._key, data, shown)
-        else:
-            _verify(self._key, *self._parse(data), shown)
+        _verify(self._key, self._checked(data), data, shown)
 
-    def _parse(self, data: bytes) -> tuple[SignMechanism, bytes]:
-        if self._scheme is SignScheme.RSA_PKCS:
-            parsed = parse_digest_info(data)
-            if parsed is None:
-                raise CryptokiError(
-                    CKR.FUNCTION_NOT_SUPPORTED, "CKM_RSA_PKCS signs a DigestInfo of SHA-1 or SHA-2"
-                )
-            return SignMechanism(self._scheme, parsed[0]), parsed[1]
-        hash_function = self._hash or BY_LENGTH.get(len(data))
-        if hash_function is None or len(data) != DIGEST_BYTES[hash_function]:
-            raise CryptokiError(CKR.DATA_LEN_RANGE)
-        return SignMechanism(self._scheme, hash_function, self._salt_bytes), data
+    def _checked(self, data: bytes) -> SignMechanism:
+        try:
+            self._mechanism.check(self._key.spec, data)
+        except OrchestratorError as exc:
+            raise CryptokiError(CKR.DATA_LEN_RANGE, str(exc)) from exc
+        return self._mechanism
 
 
 class MacOperation(Operation):
@@ -216,7 +211,8 @@ class MacOperation(Operation):
         """Make the MAC."""
         whole, ref = self._journal.whole(data), self._key.ref
         return self._backend.call(
-            lambda s: s.mac(ref, self._mechanism, whole), not_found=CKR.KEY_HANDLE_INVALID
+            lambda s: s.mac(ref, self._mechanism, whole, self._size),
+            not_found=CKR.KEY_HANDLE_INVALID,
         )
 
     def check(self, data: bytes, shown: bytes) -> None:
@@ -225,7 +221,7 @@ class MacOperation(Operation):
             raise CryptokiError(CKR.SIGNATURE_LEN_RANGE)
         whole, ref = self._journal.whole(data), self._key.ref
         self._backend.call(
-            lambda s: s.verify_mac(ref, self._mechanism, whole, shown),
+            lambda s: s.verify_mac(ref, self._mechanism, whole, shown, self._size),
             not_found=CKR.KEY_HANDLE_INVALID,
         )
 
@@ -245,18 +241,3 @@ def _verify(key: Key, mechanism: SignMechanism, digest: bytes, shown: bytes) -> 
         verify_signature(key.public, mechanism, digest, shown)
     except OrchestratorError as exc:
         raise cryptoki_error(exc) from exc
-
-
-def _verify_raw(key: Key, data: bytes, shown: bytes) -> None:
-    """PKCS#1 v1.5 over whatever bytes the signer gave (RFC 8017 §8.2.2)."""
-    public = load_public(key.public)
-    if not isinstance(public, rsa.RSAPublicKey):
-        raise CryptokiError(CKR.KEY_TYPE_INCONSISTENT)
-    if len(shown) != signature_bytes(key):
-        raise CryptokiError(CKR.SIGNATURE_LEN_RANGE)
-    try:
-        signed = public.recover_data_from_signature(shown, padding.PKCS1v15(), None)
-    except InvalidSignature as exc:
-        raise CryptokiError(CKR.SIGNATURE_INVALID) from exc
-    if not hmac.compare_digest(signed, data):
-        raise CryptokiError(CKR.SIGNATURE_INVALID)
