@@ -13,6 +13,11 @@ MESSAGE = b"to be signed"
 OAEP = ("-pkeyopt", "rsa_padding_mode:oaep", "-pkeyopt", "rsa_oaep_md:sha1")
 
 
+def by_id(label: str) -> tuple[str, str]:
+    """Name a key for its use: this release of the tool looks for no label then."""
+    return "--id", label.encode().hex()
+
+
 def write(token: TokenAddress, name: str, content: bytes) -> Path:
     path = token.work / name
     path.write_bytes(content)
@@ -51,7 +56,7 @@ def test_signatures_hold(
             asked = token.work / "digest"
             token.run("openssl", "dgst", digest, "-binary", "-out", asked, message)
         made = token.work / "signature"
-        words = ("--sign", "-m", mechanism, "--label", "signing", *more)
+        words = ("--sign", "-m", mechanism, *by_id("signing"), *more)
         token.pkcs11_tool(*words, "-i", asked, "-o", made)
         public = token.public_key("signing")
         token.run(
@@ -69,7 +74,7 @@ def test_signatures_hold(
 def test_the_token_verifies(token: TokenAddress) -> None:
     token.make_pair("signing", "rsa:2048")
     message, made = write(token, "message", MESSAGE), token.work / "signature"
-    words = ("-m", "SHA256-RSA-PKCS", "--label", "signing", "-i", str(message))
+    words = ("-m", "SHA256-RSA-PKCS", *by_id("signing"), "-i", str(message))
     token.pkcs11_tool("--sign", *words, "-o", made)
     said = token.pkcs11_tool("--verify", *words, "--signature-file", made)
     assert b"Signature is valid" in said
@@ -89,7 +94,7 @@ def test_decryption_of_what_openssl_encrypted(token: TokenAddress, mechanism: st
     token.run(*words, *(OAEP if is_oaep else ()), "-in", secret, "-out", token.work / "sealed")
     more = ("--hash-algorithm", "SHA-1") if is_oaep else ()
     out = token.work / "opened"
-    words = ("--decrypt", "-m", mechanism, "--label", "opening", *more)
+    words = ("--decrypt", "-m", mechanism, *by_id("opening"), *more)
     token.pkcs11_tool(*words, "-i", token.work / "sealed", "-o", out)
     assert out.read_bytes() == b"a short secret"
     token.delete("opening")
@@ -104,7 +109,7 @@ def test_aes_gives_back_what_went_in(token: TokenAddress) -> None:
     make_secret(token, "blocks", "--usage-decrypt")
     plain, sealed, opened = (token.work / name for name in ("plain", "sealed", "opened"))
     plain.write_bytes(bytes(range(64)))
-    words = ("-m", "AES-ECB", "--label", "blocks")
+    words = ("-m", "AES-ECB", *by_id("blocks"))
     token.pkcs11_tool("--encrypt", *words, "-i", plain, "-o", sealed)
     assert len(sealed.read_bytes()) == 64
     assert sealed.read_bytes() != plain.read_bytes()
@@ -116,7 +121,7 @@ def test_aes_gives_back_what_went_in(token: TokenAddress) -> None:
 def test_hmac(token: TokenAddress) -> None:
     plain = write(token, "plain", MESSAGE)
     make_secret(token, "macs", "--usage-sign", kind="GENERIC:32")
-    words = ("-m", "SHA256-HMAC", "--label", "macs", "-i", str(plain))
+    words = ("-m", "SHA256-HMAC", *by_id("macs"), "-i", str(plain))
     mac = token.work / "mac"
     token.pkcs11_tool("--sign", *words, "-o", mac)
     assert len(mac.read_bytes()) == 32
@@ -135,7 +140,7 @@ def test_a_key_travels_wrapped(token: TokenAddress) -> None:
     plain, first, second = (token.work / name for name in ("plain", "first", "second"))
     plain.write_bytes(bytes(range(16)))
     blocks: tuple[str, ...] = ("--encrypt", "-m", "AES-ECB", "-i", str(plain))
-    token.pkcs11_tool(*blocks, "--label", "travels", "-o", first)
+    token.pkcs11_tool(*blocks, *by_id("travels"), "-o", first)
     blob = token.work / "blob"
     ids = ("--id", b"wrapping".hex(), "--application-id", b"travels".hex())
     token.pkcs11_tool("--wrap", "-m", "RSA-PKCS", *ids, "-o", blob)
@@ -144,7 +149,7 @@ def test_a_key_travels_wrapped(token: TokenAddress) -> None:
     ids = ("--id", b"wrapping".hex(), "--application-id", b"again".hex())
     new = ("--key-type", "AES:", "--application-label", "again", "--sensitive", "--usage-decrypt")
     token.pkcs11_tool("--unwrap", "-m", "RSA-PKCS", *ids, *new, "-i", blob)
-    token.pkcs11_tool(*blocks, "--label", "again", "-o", second)
+    token.pkcs11_tool(*blocks, *by_id("again"), "-o", second)
     assert second.read_bytes() == first.read_bytes()
     token.delete("again", "secrkey")
     token.delete("wrapping")
