@@ -13,10 +13,10 @@ endif
 PYTEST_OPTIONS ?=
 BIN := .venv/bin
 
-.PHONY: help setup packages applications demo test check format lint types imports clean
+.PHONY: help setup packages applications demo test bench bench-smoke check format lint types imports clean
 
 help: ## show the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: packages .venv/ready ## install what is missing, once
 
@@ -31,7 +31,7 @@ packages:
 	$$as env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
 
 applications: ## install what tests/interop run
-	@$(MAKE) packages CI=true
+	@$(MAKE) --no-print-directory packages CI=true
 
 .venv/ready: pyproject.toml constraints.txt
 	@echo "making .venv"
@@ -46,7 +46,13 @@ demo: setup ## run the main job on real tokens
 test: setup ## pass the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_OPTIONS)
 
-check: setup format lint types imports test ## what CI runs
+bench: setup ## measure beside baselines, on an idle machine
+	$(BIN)/python -m benchmarks
+
+bench-smoke: setup ## prove that the benchmarks work; no figure fails it
+	$(BIN)/python -m benchmarks --smoke --output json >/dev/null
+
+check: setup format lint types imports bench-smoke test ## what CI runs
 
 format:
 	$(BIN)/ruff format --check .

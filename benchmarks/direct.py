@@ -9,12 +9,13 @@ import json
 import os
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pkcs11
 from pkcs11.util.ec import encode_named_curve_parameters
 
-from benchmarks.timing import measure
+from benchmarks.timing import Figures, measure
 from orchestrator.control.profiles import load_profiles
 from orchestrator.model.key_spec import HashFunction, SignMechanism, SignScheme
 from orchestrator.tokens._pkcs11_library import Library, Pin
@@ -24,7 +25,7 @@ DIGEST = bytes(range(32))
 _RSA = SignMechanism(SignScheme.RSA_PKCS, HashFunction.SHA256)
 
 
-def main(kind: str, threads: int, seconds: float) -> dict[str, float]:
+def main(kind: str, threads: int, seconds: float) -> Figures:
     """Sign from `threads` threads, one session each; return the figures."""
     with tempfile.TemporaryDirectory() as directory:
         tokens = Path(directory) / "tokens"
@@ -50,9 +51,8 @@ def main(kind: str, threads: int, seconds: float) -> dict[str, float]:
         for _ in range(threads):
             session = token.open(rw=True)
             keys.append(session.get_key(pkcs11.ObjectClass.PRIVATE_KEY, label="key"))
-        result = measure(
-            [lambda key=key: key.sign(data, mechanism=mechanism) for key in keys], seconds
-        )
+        actions = [partial(key.sign, data, mechanism=mechanism) for key in keys]
+        result = measure(actions, seconds)
         library.close()
         return result
 

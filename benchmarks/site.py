@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
+from benchmarks.timing import WARM_S, Figures
 from orchestrator.control.plane import ControlPlane
 from orchestrator.lab import lab
 from orchestrator.lab.hosts import LabHosts
 from orchestrator.model.key_spec import Curve, KeyClass, KeySpec, KeyType
+from orchestrator.model.keys import KeyFilter
 from orchestrator.model.roles import Role
 from orchestrator.wire.messages import KeyDraft
 
-RSA = KeySpec(KeyType.RSA, 2048, None, 65537)
-P256 = KeySpec(KeyType.EC, 256, Curve.P256)
-AES = KeySpec(KeyType.AES, 256)
-_PAIR = (KeyClass.PUBLIC, KeyClass.PRIVATE)
+RSA: Final = KeySpec(KeyType.RSA, 2048, None, 65537)
+P256: Final = KeySpec(KeyType.EC, 256, Curve.P256)
+AES: Final = KeySpec(KeyType.AES, 256)
+_WHOLE_TIMEOUT_S: Final = 30
+_LOAD_TIMEOUT_S: Final = 300
+_PAIR: Final = (KeyClass.PUBLIC, KeyClass.PRIVATE)
 
 
 class Site:
@@ -47,47 +54,98 @@ class Site:
         self.session = plane.login(self.cluster, Role.CRYPTO_USER, "user", self.password)
         self.changes = plane.changes(self.cluster, self.session)
         for label, spec in (("rsa", RSA), ("p256", P256)):
-            given = ((("verify", "true"),), (("sign", "true"),))
-            drafts = tuple(KeyDraft(c, label, g) for c, g in zip(_PAIR, given, strict=True))
-            self.changes.generate_keys(spec, drafts)
+            self.make_pair(spec, label)
 
     def add_hsm(self, zone: str) -> None:
         """Have another HSM join."""
         self.hsms.append(self.plane.create_hsm(self.cluster, f"lab-1{zone}").hsm_id)
 
-    def make_key(self, label: str) -> None:
-        """Create one AES key."""
-        self.changes.generate_keys(AES, (KeyDraft(KeyClass.SECRET, label),))
+    def remove_hsm(self) -> None:
+        """Have the HSM that came last leave."""
+        self.plane.delete_hsm(self.cluster, self.hsms.pop(), force=False)
 
-    def only(self, count: int) -> None:
-        """Leave so many HSMs running."""
-        for number, hsm in enumerate(self.hsms):
-            (lab.start if number < count else lab.kill)(self.home, hsm)
+    def make_key(self, label: str) -> int:
+        """Create an AES key; return its reference."""
+        _, (key,) = self.changes.generate_keys(AES, (KeyDraft(KeyClass.SECRET, label),))
+        return key.ref
 
-    def start_load(self, kind: str, threads: int, seconds: float) -> subprocess.Popen[bytes]:
-        """Begin to sign in another process."""
-        words = [str(self.home), self.cluster, kind, str(threads), str(seconds)]
+    def make_pair(self, spec: KeySpec, label: str) -> None:
+        """Create a pair that signs and verifies."""
+        given = ((("verify", "true"),), (("sign", "true"),))
+        drafts = tuple(KeyDraft(c, label, g) for c, g in zip(_PAIR, given, strict=True))
+        self.changes.generate_keys(spec, drafts)
+
+    def fill(self, count: int) -> None:
+        """Create keys until the cluster has `count`: a pair of P-256 after every five of AES."""
+        have = self.session.list_keys(KeyFilter(), limit=1).total
+        while have < count:
+            if have % 7 < 5 or have + 1 == count:
+                self.make_key(f"key-{have}")
+                have += 1
+            else:
+                self.make_pair(P256, f"key-{have}")
+                have += 2
+
+    def log_in(self) -> None:
+        """Log the user in anew, over a connection of its own."""
+        self.plane.login(self.cluster, Role.CRYPTO_USER, "user", self.password).close()
+
+    def kill(self, number: int) -> None:
+        """`kill -9` an HSM; its supervisor starts it again."""
+        agent = next(a for a in lab.status(self.home).agents if a.hsm_id == self.hsms[number])
+        if agent.pid is not None:
+            os.kill(agent.pid, signal.SIGKILL)
+
+    def wait_until_whole(self) -> None:
+        """Wait until every HSM answers."""
+        deadline = time.monotonic() + _WHOLE_TIMEOUT_S
+        while any(view.seq is None for view in self.plane.hsms(self.cluster)):
+            if time.monotonic() > deadline:
+                raise RuntimeError("an HSM does not come back")
+            time.sleep(0.1)
+
+    def start_load(
+        self, kind: str, threads: int, seconds: float, hsms: int | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Begin to sign in another process, on the first `hsms` HSMs; return once it has begun."""
+        used = self.hsms[:hsms]
+        words = [str(self.home), self.cluster, kind, str(threads), str(seconds), *used]
         process = subprocess.Popen(  # noqa: S603  # our own program
             [sys.executable, "-m", "benchmarks.load", *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        assert process.stdin is not None  # noqa: S101  # it is a pipe
+        assert process.stdin is not None  # noqa: S101  # they are pipes
+        assert process.stdout is not None  # noqa: S101
         process.stdin.write(self.password + b"\n")
         process.stdin.flush()
+        process.stdout.readline()
         return process
 
-    def load(self, kind: str, threads: int, seconds: float) -> dict[str, float]:
-        """Sign in another process; return the figures."""
-        return read(self.start_load(kind, threads, seconds))
+    def load(self, kind: str, threads: int, seconds: float, hsms: int) -> Figures:
+        """Sign in another process; `cpu` is that of the process and of the agents."""
+        process = self.start_load(kind, threads, seconds, hsms)
+        before_s = self._agents_cpu_s()
+        figures = finish(process)
+        agents_s = self._agents_cpu_s() - before_s
+        figures["cpu"] += agents_s * 1e6 / (figures["ops"] * (seconds + WARM_S))
+        return figures
 
-    def memory_kb(self) -> list[tuple[int, int]]:
+    def _agents_cpu_s(self) -> float:
+        used = 0
+        for agent in lab.status(self.home).agents:
+            fields = Path(f"/proc/{agent.pid}/stat").read_text().rpartition(")")[2].split()
+            used += int(fields[11]) + int(fields[12])  # utime and stime, proc(5)
+        return used / os.sysconf("SC_CLK_TCK")
+
+    def memory_mb(self) -> list[tuple[float, float]]:
         """Return each agent's resident memory, now and at its highest."""
         found = []
         for agent in lab.status(self.home).agents:
             status = Path(f"/proc/{agent.pid}/status").read_text()
             fields = dict(line.split(":", 1) for line in status.splitlines())
-            found.append((int(fields["VmRSS"].split()[0]), int(fields["VmHWM"].split()[0])))
+            now, peak = (int(fields[name].split()[0]) / 1000 for name in ("VmRSS", "VmHWM"))
+            found.append((now, peak))
         return found
 
     def __enter__(self) -> Self:
@@ -104,19 +162,19 @@ class Site:
         lab.destroy(self.home, include_backups=True)
 
 
-def direct(kind: str, threads: int, seconds: float) -> dict[str, float]:
+def direct(kind: str, threads: int, seconds: float) -> Figures:
     """Measure the baseline in a process of its own."""
     process = subprocess.Popen(  # noqa: S603  # our own program
         [sys.executable, "-m", "benchmarks.direct", kind, str(threads), str(seconds)],
         stdout=subprocess.PIPE,
     )
-    return read(process)
+    return finish(process)
 
 
-def read(process: subprocess.Popen[bytes]) -> dict[str, float]:
+def finish(process: subprocess.Popen[bytes]) -> Figures:
     """Wait for a measuring process; return its figures."""
-    out, _ = process.communicate(timeout=300)
+    out, _ = process.communicate(timeout=_LOAD_TIMEOUT_S)
     if process.returncode:
-        raise RuntimeError(f"{process.args} ended with {process.returncode}")
-    figures: dict[str, float] = json.loads(out)
+        raise RuntimeError(f"a measuring process ended with {process.returncode}")
+    figures: Figures = json.loads(out)
     return figures

@@ -1,10 +1,14 @@
-"""Loops in threads, and what they took."""
+"""Loops in threads, what they took, and what is said of several rounds."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
+
+WARM_S: Final = 0.3
+Figures = dict[str, float]
 
 
 def percentile(ordered: Sequence[float], part: float) -> float:
@@ -13,12 +17,16 @@ def percentile(ordered: Sequence[float], part: float) -> float:
 
 
 def measure(
-    actions: Sequence[Callable[[], object]], seconds: float, warm_s: float = 0.3
-) -> dict[str, float]:
-    """Repeat each action in a thread of its own; return ops per second and latencies in µs.
+    actions: Sequence[Callable[[], object]], seconds: float, warm_s: float = WARM_S
+) -> Figures:
+    """Repeat each action in a thread of its own; return what that took.
 
-    An action that raises is counted in `failures` and goes on. What happens in the first
-    `warm_s` is not counted.
+    What happens in the first `warm_s` is not counted. An action that raises is counted in
+    `failures` and goes on.
+
+    Returns:
+        `ops` per second, latencies `p50`, `p99` and `worst` in µs, `cpu`: µs of this process's
+        processor time for each operation, and `failures`.
     """
     began = time.perf_counter() + warm_s
     end = began + seconds
@@ -27,7 +35,7 @@ def measure(
 
     def repeat(number: int, action: Callable[[], object]) -> None:
         own = taken[number]
-        while (start := time.perf_counter()) < end:
+        while (start := time.perf_counter()) < end or not (own or failures[number]):
             try:
                 action()
             except Exception:  # noqa: BLE001  # what failed is counted
@@ -36,16 +44,30 @@ def measure(
             if start >= began:
                 own.append(time.perf_counter() - start)
 
+    cpu_s = time.process_time()
     threads = [threading.Thread(target=repeat, args=pair) for pair in enumerate(actions)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    cpu_s = time.process_time() - cpu_s
     latencies = sorted(value * 1e6 for own in taken for value in own)
+    if not latencies:
+        raise RuntimeError(f"all {sum(failures)} operations failed")
+    ops = len(latencies) / seconds
     return {
-        "ops": len(latencies) / seconds,
+        "ops": ops,
         "p50": percentile(latencies, 0.5),
         "p99": percentile(latencies, 0.99),
         "worst": latencies[-1],
+        "cpu": cpu_s * 1e6 / (ops * (seconds + warm_s)),
         "failures": sum(failures),
     }
+
+
+def times_ms(action: Callable[[], object], count: int) -> float:
+    """Return what an action takes (ms) on average over `count` in a row."""
+    start = time.perf_counter()
+    for _ in range(count):
+        action()
+    return (time.perf_counter() - start) * 1e3 / count

@@ -22,8 +22,10 @@ from orchestrator.model import entries as e
 from orchestrator.model.clock import Clock
 from orchestrator.model.decisions import decide
 from orchestrator.model.errors import ForkedError, RefusedError, TamperedError
+from orchestrator.model.guards import guard_of
 from orchestrator.model.keys import Key
 from orchestrator.model.profile import FirmwareProfile
+from orchestrator.model.quorum import token_of
 from orchestrator.model.roles import Role
 from orchestrator.model.signatures import check_credential, check_ecdsa, digest_of, low_s
 from orchestrator.model.state import ONLY, Phase, Put, Secrets, State, Table
@@ -33,6 +35,7 @@ from orchestrator.tokens.store import TokenStore
 from orchestrator.wire.messages import AuditRecord, box_info
 
 CLOCK_SLACK_MS = 60_000
+_Body = tuple[e.Change, e.Approval | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,8 @@ class Caller:
     name: str
     login: str
     peer: Peer
+    has_factor: bool = False
+    is_lent: bool = False
 
     @property
     def actor(self) -> e.Actor:
@@ -106,8 +111,13 @@ class Core:
 
     # --- preparing ---
 
-    def sign_entry(
-        self, change: e.Change, request: str, secrets: Secrets | None, cluster: str
+    def sign_entry(  # the parts of one entry
+        self,
+        change: e.Change,
+        request: str,
+        secrets: Secrets | None,
+        cluster: str,
+        approval: e.Approval | None = None,
     ) -> e.Entry:
         """Check a change against state n and sign its header for n+1. Nothing changes.
 
@@ -124,7 +134,9 @@ class Core:
                     "ledger; set it",
                 )
             kind = e.kind_of(change)
-            body = e.encode(change)
+            if guard_of(state, change) is None:
+                approval = None  # nobody needs to approve: a token that was given stays unspent
+            body = e.encode_body(change, approval)
             if not isinstance(change, e.CLEAR_CHANGES):
                 body = self._seal_body(body, state.secrets, cluster, kind, request)
             header = e.Header(
@@ -138,7 +150,7 @@ class Core:
                 author=self.config.hsm,
                 body_hash=hashlib.sha256(body).digest(),
             )
-            decide(state, header, change, secrets)
+            decide(state, header, change, secrets, approval)
             signed = e.encode(header)
             signature = low_s(self.store.identity_sign(digest_of("entry", signed)))
             entry = e.Entry(signed, signature, body)
@@ -198,11 +210,11 @@ class Core:
             )
 
     def _apply_one(self, entry: e.Entry, header: e.Header) -> bool:
-        change, state = self._verify(entry, header)
+        (change, approval), state = self._verify(entry, header)
         if state is None:
             return False
         secrets = self._own_secrets(change, header.cluster)
-        puts = decide(state, header, change, secrets)
+        puts = decide(state, header, change, secrets, approval)
         self.on_step(Step.APPLY_VERIFIED)
         after = State(header.seq, entry.hash, header.at, state.total_after(puts))
         line = self.line(header.kind, _actor_of(change), _subject_of(change, puts), "done")
@@ -216,13 +228,13 @@ class Core:
             listener(change)
         return True
 
-    def _verify(self, entry: e.Entry, header: e.Header) -> tuple[e.Change, State | None]:
+    def _verify(self, entry: e.Entry, header: e.Header) -> tuple[_Body, State | None]:
         """Verify chain, author, signature and body; the state is None when there is a gap."""
         change_is_restore = header.kind == "cluster-restored" and self.state.seq == 0
         state = self.restore_base if change_is_restore else self.state
         what = f"entry {header.seq} of {header.cluster}"
         if state is None or header.seq > state.seq + 1:
-            return e.KeyDeleted(e.Actor("", Role.NONE), 0), None
+            return (e.KeyDeleted(e.Actor("", Role.NONE), 0), None), None
         if header.prev != state.head:
             raise ForkedError(f"{what} follows another entry than the one that this HSM holds")
         if hashlib.sha256(entry.body).digest() != header.body_hash:
@@ -232,7 +244,7 @@ class Core:
         first = state.seq == 0 or change_is_restore
         if not first and header.cluster != state.meta.cluster:
             raise TamperedError(f"{what} is of another cluster than {state.meta.cluster}")
-        change = self._open_body(entry, header, state)
+        change, approval = self._open_body(entry, header, state)
         if e.kind_of(change) != header.kind:
             raise TamperedError(f"{what}: its body is of another kind than its header says")
         author = self._author(header, change, state)
@@ -240,7 +252,7 @@ class Core:
             raise TamperedError(f"{what}: its signature is not in the form that HSMs make")
         digest = digest_of("entry", entry.header)
         check_ecdsa(author.identity, digest, entry.signature, f"{what} by {header.author}")
-        return change, state
+        return (change, approval), state
 
     def _author(self, header: e.Header, change: e.Change, state: State) -> e.Member:
         if isinstance(change, e.ClusterCreated):
@@ -249,20 +261,20 @@ class Core:
             return check_credential(change.credential, header.cluster, state.meta.cluster_public)
         return state.member(header.author)
 
-    def _open_body(self, entry: e.Entry, header: e.Header, state: State) -> e.Change:
+    def _open_body(self, entry: e.Entry, header: e.Header, state: State) -> _Body:
         if header.kind in e.CLEAR_KINDS:
-            return e.decode_change(entry.body)
+            return e.decode_body(entry.body)
         aad = _aad(header.cluster, header.kind, header.request)
         try:
             key = AESGCM(state.secrets.seal_key)
-            return e.decode_change(key.decrypt(entry.body[:12], entry.body[12:], aad))
+            return e.decode_body(key.decrypt(entry.body[:12], entry.body[12:], aad))
         except (InvalidTag, ValueError) as exc:
             raise TamperedError(f"entry {header.seq}: its body fails its seal") from exc
 
     def open_entry(self, entry: e.Entry) -> e.Change | None:
         """Open a stored entry's body; None when it was sealed in an earlier epoch."""
         try:
-            return self._open_body(entry, entry.parse_header(), self.state)
+            return self._open_body(entry, entry.parse_header(), self.state)[0]
         except TamperedError:
             return None
 
@@ -301,10 +313,35 @@ def _subject_of(change: e.Change, puts: tuple[Put, ...]) -> str:
     match change:
         case e.KeysCreated() | e.KeyDeleted():
             return " ".join(f"0x{put.name}" for put in puts if put.table is Table.KEYS)
+        case (
+            e.UserCreated()
+            | e.UserDeleted()
+            | e.PasswordChanged()
+            | e.UserLocked()
+            | e.UserUnlocked()
+            | e.UserDisabled()
+            | e.UserEnabled()
+            | e.MfaChanged()
+        ):
+            return f"{change.role}/{change.name}"
         case e.ObjectCreated() | e.ObjectEdited() | e.ObjectDeleted():
             return " ".join(f"0x{put.name}" for put in puts if put.table is Table.OBJECTS)
-        case e.UserCreated() | e.UserDeleted() | e.PasswordChanged() | e.UserLocked():
-            return f"{change.role}/{change.name}"
+        case e.KeyChanged():
+            return f"0x{change.ref:016x} {change.name}"
+        case e.KeyShared() | e.KeyUnshared():
+            return f"0x{change.ref:016x} {change.user}"
+        case e.KeysTransferred():
+            return f"{change.name} to {change.to}"
+        case e.QuorumValueSet():
+            return f"{change.service}={change.value}"
+        case e.QuorumTokenIssued():
+            return token_of(change.approval_data).hex()
+        case e.KeyUseApproved():
+            return f"0x{change.ref:016x} {change.operation} {change.request.hex()}"
+        case e.LoginTicketIssued():
+            return f"{change.login} uid {change.uid}"
+        case e.LoginTicketRevoked():
+            return change.login
         case e.HostAdmitted() | e.HostExpelled():
             return change.host
         case e.HsmJoined():

@@ -10,8 +10,12 @@ import os
 from collections.abc import Callable
 from typing import Any, Final
 
+from msgspec import structs
+
 from orchestrator.agent.core import Caller, Core, Peer
 from orchestrator.agent.joining import Joining
+from orchestrator.agent.listing import Listing
+from orchestrator.agent.mfa import Factors
 from orchestrator.agent.objects import list_objects
 from orchestrator.agent.passwords import PasswordCheck
 from orchestrator.agent.preparing import Preparing, operation_of
@@ -32,13 +36,14 @@ from orchestrator.model.key_decisions import KEYS_PER_ENTRY
 from orchestrator.model.keys import Key
 from orchestrator.model.roles import (
     APPLIANCE_NAME,
+    NOT_WHEN_LENT,
     Operation,
     Role,
     parse_user_name,
     require,
 )
 from orchestrator.model.signatures import digest_of
-from orchestrator.model.state import Host, MemberRow, State, Table, key_row
+from orchestrator.model.state import LoginTicket, MemberRow, State, Table, key_row
 from orchestrator.wire import messages as m
 
 _FRAME_ROOM: Final = 900 * 1024
@@ -56,37 +61,38 @@ class Hsm:
         self.joining = Joining(core, self.preparing)
         self.using = Using(core, self.preparing.making)
         self.tickets = Tickets(core.store)
-        self._peers: set[Peer] = set()
+        self.session_keys = self.preparing.session_keys
+        self.factors = Factors(core)
+        self.listing = Listing(core, self.passwords)
         core.on_applied.append(self._end_sessions)
 
     def connect(self, uid: int) -> Peer:
         """Return a new connection's peer. The owner of this process is the enrolled channel."""
         peer = Peer(uid, uid == os.getuid(), self.core.store.random(32))
-        self._peers.add(peer)
+        self.session_keys.peers.add(peer)
         return peer
 
     def disconnect(self, peer: Peer) -> None:
         """End a connection: its session keys die."""
-        self._peers.discard(peer)
-        self._drop_session_keys(peer, lambda _key, _login: True)
-
-    def _drop_session_keys(self, peer: Peer, ends: Callable[[Key, str], bool]) -> None:
-        for ref, (key, login) in list(peer.session_keys.items()):
-            if ends(key, login):
-                peer.session_keys.pop(ref, None)
-                self.core.loaded.drop(ref)
+        self.session_keys.peers.discard(peer)
+        self.session_keys.drop_where(peer, lambda _key, _login: True)
 
     def _end_sessions(self, change: e.Change) -> None:
         """Session keys end with their login, and with everything that ends it."""
         match change:
-            case e.LoginEnded():
+            case e.LoginEnded() | e.LoginTicketRevoked():
                 ended = change.login
-                for peer in list(self._peers):
-                    self._drop_session_keys(peer, lambda _, login: login == ended)
-            case e.PasswordChanged() | e.UserDeleted() if change.role is Role.CRYPTO_USER:
+                for peer in list(self.session_keys.peers):
+                    self.session_keys.drop_where(peer, lambda _, login: login == ended)
+            case e.KeyChanged() if blob := self.core.state.key(change.ref).blob:
+                for peer in list(self.session_keys.peers):  # copies of it as it was
+                    self.session_keys.drop_where(peer, lambda key, _: key.blob == blob)
+            case e.PasswordChanged() | e.UserDeleted() | e.UserDisabled() | e.MfaChanged() if (
+                change.role is Role.CRYPTO_USER
+            ):
                 name = change.name
-                for peer in list(self._peers):
-                    self._drop_session_keys(peer, lambda key, _: key.owner == name)
+                for peer in list(self.session_keys.peers):
+                    self.session_keys.drop_where(peer, lambda key, _: key.owner == name)
             case _:
                 pass
 
@@ -102,8 +108,13 @@ class Hsm:
     def _authorize(self, request: m.Request, caller: Caller) -> None:
         """Ask the permission table; a refusal is audited before it is answered."""
         try:
-            require(_role_for(request, caller, self.core.state), _operation(request, caller))
-        except PermissionDeniedError as exc:
+            operation = _operation(request, caller)
+            require(_role_for(request, caller, self.core.state), operation)
+            if caller.is_lent and operation in NOT_WHEN_LENT:
+                raise RefusedError(
+                    "second-factor-needed", f"a login ticket may not {operation}; log in"
+                )
+        except (PermissionDeniedError, RefusedError) as exc:
             who = f"{caller.role}/{caller.name}"
             self.core.vault.audit(self.core.line(type(request).__name__, who, "", exc.code))
             raise
@@ -119,7 +130,7 @@ class Hsm:
         body = self.tickets.check(ticket, state, self.core.clock.now_ms(), peer.uid)
         if (seen := getattr(request, "seen", 0)) > state.seq:
             raise BehindError(state.seq, seen)
-        return Caller(body.role, body.name, body.login, peer)
+        return Caller(body.role, body.name, body.login, peer, body.has_factor, body.ends_at > 0)
 
     # --- who is there ---
 
@@ -151,26 +162,6 @@ class Hsm:
             erased=core.vault.erased,
         )
 
-    def list_users(self, _: m.ListUsers, _caller: Caller) -> m.UserPage:
-        """List users; a lock that this HSM has counted shows before the ledger has it."""
-        state = self.core.state
-        tried = self.passwords.tried_users(state)
-        counted = {user for user in tried if self.passwords.wants_lock(state, user)}
-        return m.UserPage(
-            tuple(m.UserView(u.name, u.role, u.locked or u in counted) for u in state.users())
-        )
-
-    def list_members(self, _: m.ListMembers, _caller: Caller) -> m.MemberPage:
-        """List members and admitted hosts."""
-        state = self.core.state
-        hosts = [r for _, r in sorted(state.tables[Table.HOSTS].items()) if isinstance(r, Host)]
-        return m.MemberPage(
-            tuple(m.MemberView(x.hsm, x.host, x.zone) for x in state.members()),
-            tuple(m.HostView(host.name, host.key) for host in hosts),
-            state.meta.recovery_threshold,
-            state.meta.recovery_shares,
-        )
-
     # --- logins ---
 
     def login(self, asked: m.Login, caller: Caller) -> m.Ticket:
@@ -181,6 +172,7 @@ class Hsm:
         if core.is_removed:
             raise RefusedError("removed", f"{core.config.hsm} has left the cluster")
         try:
+            has_factor = self.factors.check(asked.role, name, asked.factor)
             password = self.preparing.open_password(
                 "login", asked.password, caller, asked.role, name
             )
@@ -199,6 +191,7 @@ class Hsm:
             now,
             now + LIFE_MS,
             caller.peer.uid,
+            has_factor,
         )
         core.vault.audit(core.line("login", who, login, "done"))
         return self._ticket(body)
@@ -208,17 +201,29 @@ class Hsm:
         core = self.core
         now = core.clock.now_ms()
         old = self.tickets.check_login(asked.ticket, core.state, now, caller.peer.uid)
-        end = min(now + LIFE_MS, old.started_at + e.LOGIN_LIFE_MS)
+        end = min(now + LIFE_MS, old.last_renewal_at)
+        return self._ticket(structs.replace(old, seq=core.state.seq, expires_at=end))
+
+    def take_login_ticket(self, asked: m.TakeLoginTicket, caller: Caller) -> m.Ticket:
+        """Give out the ticket of a login that the caller has lent: good only to be renewed."""
+        state = self.core.state
+        row = state.tables[Table.LOGIN_TICKETS].get(asked.login)
+        user = state.user(caller.role, caller.name)
+        if not isinstance(row, LoginTicket) or (row.role, row.name, row.version) != (
+            user.role, user.name, user.version
+        ):  # fmt: skip
+            raise NotFoundError("login ticket", asked.login)
         return self._ticket(
             TicketBody(
-                old.name,
-                old.role,
-                old.version,
-                old.login,
-                core.state.seq,
-                old.started_at,
-                end,
-                old.uid,
+                name=user.name,
+                role=user.role,
+                version=user.version,
+                login=asked.login,
+                seq=state.seq,
+                started_at=self.core.clock.now_ms(),
+                expires_at=0,
+                uid=row.uid,
+                ends_at=row.until,
             )
         )
 
@@ -253,7 +258,16 @@ class Hsm:
         rows = self.core.state.tables[Table.KEYS]
         found = [rows.get(key_row(header.seq << 16 | i)) for i in range(KEYS_PER_ENTRY)]
         keys = [without_blob(key) for key in found if isinstance(key, Key)]
-        return m.Committed(header.seq, header.kind, tuple(keys))
+        return m.Committed(header.seq, header.kind, tuple(keys), self._made(entry))
+
+    def _made(self, entry: e.Entry) -> bytes:
+        match self.core.open_entry(entry):
+            case e.QuorumTokenIssued() as issued:
+                return issued.approval_data
+            case e.LoginTicketIssued() as issued:
+                return issued.login.encode()
+            case _:
+                return b""
 
     def apply(self, asked: m.Apply, _: Caller) -> m.Applied:
         """Apply entries that anybody offers; each proves itself."""
@@ -299,7 +313,7 @@ class Hsm:
         if self.core.phase is None or self.core.is_removed:
             return m.PendingChanges(())
         locks = tuple(
-            (f"lock-{user.role}-{user.name}-{user.version}", m.LockUser(user.name, user.role))
+            (f"lock-{user.role}-{user.name}-{user.tries_version}", m.LockUser(user.name, user.role))
             for user in self.passwords.tried_users(state)
             if self.passwords.wants_lock(state, user)
         )
@@ -348,8 +362,15 @@ def _operation(request: m.Request, caller: Caller) -> Operation:
 
 _HANDLERS: Final[dict[type, tuple[Operation, Handler]]] = {
     m.Hello: (Operation.CLUSTER_INFO, Hsm.hello),
-    m.ListUsers: (Operation.LIST_USERS, Hsm.list_users),
-    m.ListMembers: (Operation.CLUSTER_INFO, Hsm.list_members),
+    m.ListUsers: (Operation.LIST_USERS, lambda h, _r, _c: h.listing.users()),
+    m.ListMembers: (Operation.CLUSTER_INFO, lambda h, _r, _c: h.listing.members()),
+    m.ListQuorum: (Operation.LIST_QUORUM, lambda h, _r, _c: h.listing.quorum()),
+    m.ListLoginTickets: (
+        Operation.LIST_LOGIN_TICKETS,
+        lambda h, _, c: h.listing.login_tickets(c),
+    ),
+    m.TakeLoginTicket: (Operation.ISSUE_LOGIN_TICKET, Hsm.take_login_ticket),
+    m.MfaChallenge: (Operation.LOGIN, lambda h, r, _: h.factors.challenge(r)),
     m.Login: (Operation.LOGIN, Hsm.login),
     m.Renew: (Operation.LOGIN, Hsm.renew),
     m.Prepare: (Operation.SYNC, Hsm.prepare),  # see operation_of
@@ -384,6 +405,7 @@ _HANDLERS: Final[dict[type, tuple[Operation, Handler]]] = {
     ),
     m.CopySessionKey: (Operation.COPY_KEY, lambda h, r, c: h.using.copy_session_key(r, c)),
     m.ListObjects: (Operation.LIST_OBJECTS, lambda h, r, c: list_objects(h.core, r, c)),
+    m.ChangeSessionKey: (Operation.CHANGE_KEY, lambda h, r, c: h.session_keys.change(r, c)),
     m.TakeSnapshot: (Operation.BACKUP, lambda h, r, _: h.joining.snapshot(r)),
     m.CheckSnapshot: (Operation.BACKUP, lambda h, r, _: h.joining.check_snapshot(r)),
     m.Upload: (Operation.JOIN, lambda h, r, _: h.joining.upload(r)),

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 import msgspec
 
 from orchestrator.agent.core import Caller, Core
+from orchestrator.model.attribute_rules import guards_of, joined, paired
 from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
+from orchestrator.model.key_decisions import check_owner, check_sharing
 from orchestrator.model.key_spec import Agreement, KeyClass, KeySpec, KeyType
 from orchestrator.model.keys import (
     SESSION_KEY_BIT,
@@ -20,6 +22,9 @@ from orchestrator.model.keys import (
     imported_attributes,
     new_attributes,
 )
+from orchestrator.model.quorum import use_digest
+from orchestrator.model.quorum_decisions import check_use
+from orchestrator.model.roles import parse_user_name
 from orchestrator.sealed.box import open_box
 from orchestrator.tokens.store import GeneratedKey
 from orchestrator.wire import messages as m
@@ -41,15 +46,18 @@ class Making:
         if [draft.key_class for draft in drafts] != wanted:
             raise UsageError(f"{spec.type} makes {' and '.join(wanted)}")
         # Every rule is checked before the token is asked: a refused request costs it nothing.
-        shaped = [
-            new_attributes(draft.key_class, spec, _requested(draft), token=token)
-            for draft in drafts
-        ]
+        stays = False
+        shaped = []
+        for draft in drafts:
+            attributes, key_id = new_attributes(
+                draft.key_class, spec, _requested(draft), token=token, stays=stays
+            )
+            stays = draft.key_class is KeyClass.PUBLIC and attributes.wrap
+            shaped.append(self._key(spec, draft, attributes, key_id, caller))
+        if pair:
+            shaped = [*joined(paired(*shaped), {key.ref for key in shaped})]
         made = self._core.store.generate(spec)
-        return tuple(
-            self._key(spec, draft, attributes, key_id, made, caller)
-            for draft, (attributes, key_id) in zip(drafts, shaped, strict=True)
-        )
+        return tuple(with_material(key, made) for key in shaped)
 
     def derive_key(
         self,
@@ -67,13 +75,16 @@ class Making:
                 "key-usage",
                 f"key 0x{base.ref:016x} ({base.spec.type} {base.key_class}) has derive=false",
             )
+        check_owner(base, caller.name, "derive from")
         spec.check_derived(base.spec)
         if draft.key_class is not KeyClass.SECRET:
             raise UsageError(f"ECDH makes {KeyClass.SECRET}")
         attributes, key_id = derived_attributes(base.attributes, _requested(draft), token=token)
+        shaped = self._key(spec, draft, attributes, key_id, caller)
+        check_approved(self._core, "derive", base, caller, agreement, b"")
         with self._core.loaded.use(base) as handle:
             made = self._core.store.derive(handle, agreement, spec)
-        return self._key(spec, draft, attributes, key_id, made, caller)
+        return with_material(shaped, made)
 
     def import_key(
         self, spec: KeySpec, draft: m.KeyDraft, sealed: bytes, caller: Caller, *, token: bool
@@ -88,17 +99,19 @@ class Making:
         store, hsm = self._core.store, self._core.config.hsm
         info = m.clear_key_info(hsm, caller.peer.nonce, caller.name, spec, draft)
         value = open_box(store.box_public(), store.box_agree, sealed, info)
-        made = store.import_key(spec, value)
-        return self._key(spec, draft, attributes, key_id, made, caller)
+        shaped = self._key(spec, draft, attributes, key_id, caller)
+        return with_material(shaped, store.import_key(spec, value))
 
     def copy_key(self, source: Key, copy: m.KeyCopy, caller: Caller, *, token: bool) -> Key:
         """Return a key of the same value, owned by the same user and shared with nobody."""
-        if source.owner != caller.name:
-            raise RefusedError("not-owner", f"key 0x{source.ref:016x} is {source.owner}'s to copy")
+        check_owner(source, caller.name, "copy")
+        if source.manage_quorum or source.use_quorum:
+            # Approvals name one key by its reference: a copy would go around them.
+            raise RefusedError("quorum-key", "a key with quorum values is not copied")
         given = _given_once(copy.attributes)
         attributes = copied_attributes(source.attributes, given, token=token)
         if not token:
-            # No change to it is seen by who checks the source: it stays as it is.
+            # The ledger, which compares the keys of one value, does not know it: it stays as it is.
             attributes = msgspec.structs.replace(attributes, modifiable=False)
         return msgspec.structs.replace(
             source,
@@ -107,6 +120,7 @@ class Making:
             id=source.id if copy.id is None else check_key_id(copy.id),
             shared=(),
             attributes=attributes,
+            guards=msgspec.structs.replace(source.guards, is_copy=True),
         )
 
     def _key(
@@ -115,26 +129,45 @@ class Making:
         draft: m.KeyDraft,
         attributes: Attributes,
         key_id: bytes,
-        made: GeneratedKey,
         caller: Caller,
     ) -> Key:
-        public = draft.key_class is KeyClass.PUBLIC
-        return Key(
+        """Return a key without material; only a token key has shared users or quorum values."""
+        values = (draft.manage_quorum, draft.use_quorum)
+        if not attributes.token and (draft.shared or any(values)):
+            raise RefusedError(
+                "session-key", "a session key is its login's alone: share and guard token keys"
+            )
+        key = Key(
             ref=0 if attributes.token else self._session_ref(),
             key_class=draft.key_class,
             spec=spec,
             label=draft.label,
             id=key_id,
             owner=caller.name,
-            shared=(),
+            shared=tuple(sorted(parse_user_name(name) for name in draft.shared)),
             attributes=attributes,
-            blob=b"" if public else made.blob,
-            public=made.public,
-            check_value=made.check_value,
+            blob=b"",
+            public=b"",
+            check_value=b"",
+            guards=guards_of(draft.key_class, draft.wrap_template, draft.unwrap_template),
+            manage_quorum=draft.manage_quorum,
+            use_quorum=draft.use_quorum,
         )
+        check_sharing(self._core.state, key)
+        return key
 
     def _session_ref(self) -> int:
         return SESSION_KEY_BIT | (int.from_bytes(self._core.store.random(8), "big") >> 1)
+
+
+def with_material(key: Key, made: GeneratedKey) -> Key:
+    """Return `key` with what the token made."""
+    return msgspec.structs.replace(
+        key,
+        blob=b"" if key.key_class is KeyClass.PUBLIC else made.blob,
+        public=made.public,
+        check_value=made.check_value,
+    )
 
 
 def token_key(core: Core, ref: int, caller: Caller) -> Key:
@@ -143,6 +176,15 @@ def token_key(core: Core, ref: int, caller: Caller) -> Key:
     if not key.usable_by(caller.name):
         raise NotFoundError("key", f"0x{ref:016x}", "see `cloister key list`")
     return key
+
+
+def check_approved(
+    core: Core, operation: str, key: Key, caller: Caller, mechanism: object, data: bytes
+) -> None:
+    """Raise RefusedError unless a quorum key's use was approved, if this use must be."""
+    if key.use_quorum:
+        request = use_digest(operation, key.ref, caller.name, mechanism, data)
+        check_use(core.state, core.clock.now_ms(), key, operation, request)
 
 
 def _requested(draft: m.KeyDraft) -> Mapping[str, str]:

@@ -18,10 +18,16 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from orchestrator.agent.vault import Vault
 from orchestrator.model.clock import Clock
 from orchestrator.model.entries import Record, decode, encode
-from orchestrator.model.errors import LoginFailedError, NotFoundError, UserLockedError
+from orchestrator.model.errors import (
+    LoginFailedError,
+    NotFoundError,
+    UserDisabledError,
+    UserLockedError,
+)
 from orchestrator.model.roles import LOGIN_ROLES, Role
 from orchestrator.model.signatures import check_ecdsa, digest_of
 from orchestrator.model.state import State, Table, User, user_row
+from orchestrator.model.user_decisions import has_other_able_admin
 from orchestrator.tokens.store import TokenStore
 from orchestrator.wire import messages as m
 
@@ -108,14 +114,14 @@ class PasswordCheck:
             now = self._clock.now_ms()
             count = own.count + 1 if own and own.resets == known.resets else 1
             self._report(user, m.Tries(
-                self._hsm, user.role, user.name, user.version, known.resets, count, now
+                self._hsm, user.role, user.name, user.tries_version, known.resets, count, now
             ))  # fmt: skip
 
     def _reset(self, user: User) -> None:
         with self._writing:
             resets = self._known(user).resets + 1
             self._report(user, m.Tries(
-                self._hsm, user.role, user.name, user.version, resets, 0, 0
+                self._hsm, user.role, user.name, user.tries_version, resets, 0, 0
             ))  # fmt: skip
 
     def _report(self, user: User, tries: m.Tries) -> None:
@@ -135,7 +141,7 @@ class PasswordCheck:
         if stored is None:
             return []
         read = [(report, decode(m.Tries, report.tries, "tries")) for report in stored.reports]
-        return [(report, tries) for report, tries in read if tries.version == user.version]
+        return [(report, tries) for report, tries in read if tries.version == user.tries_version]
 
     def _known(self, user: User) -> _Known:
         tries = [t for _, t in self._reports(user)]
@@ -179,7 +185,7 @@ class PasswordCheck:
             except NotFoundError:
                 continue  # who is ahead or behind knows other users and members
             check_ecdsa(author.identity, digest_of("tries", report.tries), report.signature, what)
-            if user.version != tries.version:
+            if user.tries_version != tries.version:
                 continue
             with self._writing:
                 held = next((t for _, t in self._reports(user) if t.hsm == tries.hsm), None)
@@ -207,11 +213,12 @@ class PasswordCheck:
 
     def _check_lock(self, state: State, user: User) -> None:
         known = self._known(user)
+        if user.disabled:
+            raise UserDisabledError(user.role, user.name)
         if user.locked or (known.count > TRIES and not _is_last_admin(state, user)):
             raise UserLockedError(
                 f"{user.role} {user.name} is locked after too many wrong passwords; an admin "
-                f"unlocks with `cloister user change-password --username {user.name} "
-                f"--role {user.role}`"
+                f"unlocks with `cloister user unlock --username {user.name} --role {user.role}`"
             )
         if known.count > TRIES:
             wait_s = min(2 ** (known.count - TRIES), SLOWEST_S)
@@ -230,8 +237,4 @@ class PasswordCheck:
 
 
 def _is_last_admin(state: State, user: User) -> bool:
-    if user.role is not Role.ADMIN:
-        return False
-    return not any(
-        u.role is Role.ADMIN and not u.locked and u.name != user.name for u in state.users()
-    )
+    return user.role is Role.ADMIN and not has_other_able_admin(state, user)

@@ -16,7 +16,9 @@ from orchestrator.agent.certificate_request import signing_request
 from orchestrator.agent.core import Caller, Core
 from orchestrator.agent.making import Making, token_key
 from orchestrator.agent.passwords import PasswordCheck, hash_password
+from orchestrator.agent.session_keys import SessionKeys
 from orchestrator.model import entries as e
+from orchestrator.model.attribute_rules import operation_to_change
 from orchestrator.model.errors import RefusedError, UsageError
 from orchestrator.model.key_spec import (
     Curve,
@@ -27,6 +29,8 @@ from orchestrator.model.key_spec import (
     SignScheme,
     Usage,
 )
+from orchestrator.model.keys import Key
+from orchestrator.model.quorum import ApprovalData, check_words
 from orchestrator.model.roles import Operation, Role, check_password, parse_user_name
 from orchestrator.model.signatures import digest_of, load_certificate
 from orchestrator.model.state import Phase, Secrets
@@ -57,20 +61,54 @@ OPERATIONS: Final[dict[type, Operation]] = {
     m.DeriveKeys: Operation.DERIVE_KEY,
     m.DeleteKey: Operation.DELETE_KEY,
     m.SetRecoveryKey: Operation.SET_RECOVERY_KEY,
+    m.UnlockUser: Operation.UNLOCK_USER,
+    m.DisableUser: Operation.DISABLE_USER,
+    m.EnableUser: Operation.DISABLE_USER,
+    m.TransferKeys: Operation.TRANSFER_KEYS,
+    m.RegisterApprovalKey: Operation.REGISTER_APPROVAL_KEY,
+    m.IssueToken: Operation.GENERATE_TOKEN,
+    m.SetQuorumValue: Operation.SET_QUORUM,
+    m.SetQuorumPolicy: Operation.SET_QUORUM,
+    m.ApproveKeyUse: Operation.APPROVE_KEY_USE,
+    m.IssueLoginTicket: Operation.ISSUE_LOGIN_TICKET,
+    m.RevokeLoginTicket: Operation.REVOKE_LOGIN_TICKET,
     m.ImportClearKey: Operation.IMPORT_CLEAR_KEY,
     m.CopyKey: Operation.COPY_KEY,
     m.PutObject: Operation.MANAGE_OBJECTS,
     m.EditObject: Operation.MANAGE_OBJECTS,
     m.DeleteObject: Operation.MANAGE_OBJECTS,
+    m.ShareKey: Operation.SHARE_KEY,
+    m.UnshareKey: Operation.SHARE_KEY,
+    m.KeepSessionKey: Operation.GENERATE_KEY,
 }
 
 
 def operation_of(change: m.ChangeRequest, caller: Caller) -> Operation:
-    """Return the operation that a change needs; only a password change depends on whose."""
-    if isinstance(change, m.ChangePassword):
-        own = (change.role, change.name) == (caller.role, caller.name)
-        return Operation.CHANGE_OWN_PASSWORD if own else Operation.CHANGE_OTHER_PASSWORD
-    return OPERATIONS[type(change)]
+    """Return the operation that a change needs; of some, it depends on whose or what is changed."""
+    match change:
+        case m.ChangePassword() | m.ChangeMfa():
+            own = (change.role, change.name) == (caller.role, caller.name)
+            if isinstance(change, m.ChangePassword):
+                return Operation.CHANGE_OWN_PASSWORD if own else Operation.CHANGE_OTHER_PASSWORD
+            return Operation.CHANGE_OWN_MFA if own else Operation.CHANGE_OTHER_MFA
+        case m.DeleteTokens():
+            return Operation.DELETE_ALL_TOKENS if change.of_all else Operation.DELETE_OWN_TOKENS
+        case m.ChangeKey():
+            return operation_to_change(change.name)
+        case _:
+            return OPERATIONS[type(change)]
+
+
+def _object_change(asked: m.PutObject | m.EditObject | m.DeleteObject, actor: e.Actor) -> e.Change:
+    match asked:
+        case m.PutObject():
+            return e.ObjectCreated(actor, asked.draft)
+        case m.EditObject():
+            return e.ObjectEdited(actor, asked.ref, asked.edit)
+        case m.DeleteObject():
+            return e.ObjectDeleted(actor, asked.ref)
+        case _:
+            assert_never(asked)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -83,6 +121,7 @@ class _Work:
     change: e.Change
     secrets: Secrets | None
     cluster: str
+    session_ref: int = 0
 
 
 class Preparing:
@@ -91,6 +130,7 @@ class Preparing:
     def __init__(self, core: Core, passwords: PasswordCheck) -> None:
         self._core, self._passwords = core, passwords
         self.making = Making(core)
+        self.session_keys = SessionKeys(core)
         self._works: OrderedDict[str, _Work] = OrderedDict()
         self.restoring: Snapshot | None = None
 
@@ -115,7 +155,8 @@ class Preparing:
         of_login = caller.login if isinstance(asked.change, m.EndLogin) else ""
         if work is None or (work.asked, work.of_login) != (encoded, of_login):
             change, secrets, cluster = self._work(asked.change, caller)
-            work = _Work(encoded, by, of_login, change, secrets, cluster)
+            kept = asked.change.ref if isinstance(asked.change, m.KeepSessionKey) else 0
+            work = _Work(encoded, by, of_login, change, secrets, cluster, kept)
             self._works[asked.request] = work
             while len(self._works) > _WORKS_KEPT:
                 self._works.popitem(last=False)
@@ -123,11 +164,14 @@ class Preparing:
         change, secrets = work.change, work.secrets
         if isinstance(change, e.HsmRemoved):  # whom the new secrets go to depends on the place
             change, secrets = self._removal(asked.change, change.compromised)
-        return m.Prepared(core.sign_entry(change, asked.request, secrets, work.cluster))
+        entry = core.sign_entry(change, asked.request, secrets, work.cluster, asked.approval)
+        return m.Prepared(entry)
 
     def forget(self, request: str) -> None:
         """Drop the work of a request that has been committed."""
-        self._works.pop(request, None)
+        work = self._works.pop(request, None)
+        if work is not None and work.session_ref:
+            self.session_keys.drop(work.session_ref)
 
     def _work(  # one case per kind of change, all straight
         self, asked: m.ChangeRequest, caller: Caller
@@ -166,11 +210,13 @@ class Preparing:
                 return e.UserCreated(actor, name, asked.role, hashed), None, cluster
             case m.DeleteUser():
                 name = parse_user_name(asked.name)
-                return e.UserDeleted(actor, name, asked.role), None, cluster
+                heir = parse_user_name(asked.transfer_to) if asked.transfer_to else ""
+                return e.UserDeleted(actor, name, asked.role, heir), None, cluster
             case m.ChangePassword():
                 name = parse_user_name(asked.name)
                 hashed = self._new_password(asked.password, caller, asked.role, name)
-                return e.PasswordChanged(actor, name, asked.role, hashed), None, cluster
+                flags = (asked.deregister_mfa, asked.deregister_quorum)
+                return e.PasswordChanged(actor, name, asked.role, hashed, *flags), None, cluster
             case m.EndLogin():
                 until = core.clock.now_ms() + e.LOGIN_LIFE_MS
                 return e.LoginEnded(actor, caller.login, until), None, cluster
@@ -195,23 +241,97 @@ class Preparing:
             case m.SetRecoveryKey():
                 change = e.RecoveryKeySet(actor, asked.point, asked.threshold, asked.shares)
                 return change, None, cluster
-            case m.ImportClearKey():
-                key = self.making.import_key(
-                    asked.spec, asked.draft, asked.sealed, caller, token=True
+            case m.ImportClearKey() | m.CopyKey():
+                return e.KeysCreated(actor, (self._brought(asked, caller),)), None, cluster
+            case m.PutObject() | m.EditObject() | m.DeleteObject():
+                return _object_change(asked, actor), None, cluster
+            case m.ChangeKey():
+                return e.KeyChanged(actor, asked.ref, asked.name, asked.value), None, cluster
+            case m.ShareKey():
+                return e.KeyShared(actor, asked.ref, parse_user_name(asked.user)), None, cluster
+            case m.UnshareKey():
+                return e.KeyUnshared(actor, asked.ref, parse_user_name(asked.user)), None, cluster
+            case m.KeepSessionKey():
+                return (
+                    e.KeysCreated(actor, (self.session_keys.kept(asked.ref, caller),)),
+                    None,
+                    cluster,
                 )
-                return e.KeysCreated(actor, (key,)), None, cluster
-            case m.CopyKey():
-                source = token_key(core, asked.ref, caller)
-                key = self.making.copy_key(source, asked.copy, caller, token=True)
-                return e.KeysCreated(actor, (key,)), None, cluster
-            case m.PutObject():
-                return e.ObjectCreated(actor, asked.draft), None, cluster
-            case m.EditObject():
-                return e.ObjectEdited(actor, asked.ref, asked.edit), None, cluster
-            case m.DeleteObject():
-                return e.ObjectDeleted(actor, asked.ref), None, cluster
+            case _:
+                return self._people(asked, caller), None, cluster
+
+    def _people(  # one case per kind of change, all straight
+        self, asked: m.PeopleRequest, caller: Caller
+    ) -> e.Change:
+        actor = caller.actor
+        match asked:
+            case m.UnlockUser():
+                return e.UserUnlocked(actor, parse_user_name(asked.name), asked.role)
+            case m.DisableUser():
+                return e.UserDisabled(actor, parse_user_name(asked.name), asked.role)
+            case m.EnableUser():
+                return e.UserEnabled(actor, parse_user_name(asked.name), asked.role)
+            case m.TransferKeys():
+                return e.KeysTransferred(
+                    actor, parse_user_name(asked.name), parse_user_name(asked.to)
+                )
+            case m.RegisterApprovalKey():
+                return e.ApprovalKeyRegistered(
+                    actor, asked.public, asked.approval_data, asked.signature
+                )
+            case m.ChangeMfa():
+                return self._change_mfa(asked, caller)
+            case m.IssueToken():
+                return self._issue_token(asked, caller)
+            case m.DeleteTokens():
+                return e.QuorumTokensDeleted(actor, asked.of_all)
+            case m.SetQuorumValue():
+                return e.QuorumValueSet(actor, asked.service, asked.value)
+            case m.SetQuorumPolicy():
+                return e.QuorumPolicySet(
+                    actor, asked.bound_only, asked.guards_use, asked.generated_s, asked.approved_s
+                )
+            case m.ApproveKeyUse():
+                return e.KeyUseApproved(actor, asked.ref, asked.operation, asked.request)
+            case m.IssueLoginTicket():
+                if not caller.has_factor:
+                    raise RefusedError(
+                        "second-factor-needed", "log in with the second factor to issue tickets"
+                    )
+                login = self._core.store.random(12).hex()
+                return e.LoginTicketIssued(actor, login, asked.uid, asked.until)
+            case m.RevokeLoginTicket():
+                return e.LoginTicketRevoked(actor, asked.login)
             case _:
                 assert_never(asked)
+
+    def _brought(self, asked: m.ImportClearKey | m.CopyKey, caller: Caller) -> Key:
+        if isinstance(asked, m.CopyKey):
+            source = token_key(self._core, asked.ref, caller)
+            return self.making.copy_key(source, asked.copy, caller, token=True)
+        return self.making.import_key(asked.spec, asked.draft, asked.sealed, caller, token=True)
+
+    def _change_mfa(self, asked: m.ChangeMfa, caller: Caller) -> e.MfaChanged:
+        name, hashed = parse_user_name(asked.name), ""
+        if asked.password:
+            hashed = self._new_password(asked.password, caller, asked.role, name)
+        return e.MfaChanged(
+            caller.actor, name, asked.role, hashed, asked.public, asked.approval_data,
+            asked.signature, asked.change_quorum,
+        )  # fmt: skip
+
+    def _issue_token(self, asked: m.IssueToken, caller: Caller) -> e.QuorumTokenIssued:
+        core = self._core
+        data = ApprovalData(
+            service=asked.service,
+            ref=asked.ref,
+            requester=caller.name,
+            issued_at_s=core.clock.now_ms() // 1000,
+            words=check_words(asked.words),
+            nonces=tuple(core.store.random(16) for _ in core.state.members()),
+            number=core.state.seq,
+        )
+        return e.QuorumTokenIssued(caller.actor, caller.login, data.pack())
 
     # --- life of the cluster ---
 

@@ -11,7 +11,6 @@ import contextlib
 import errno
 import logging
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -21,15 +20,15 @@ from orchestrator.agent.core import Peer
 from orchestrator.agent.hsm import Hsm
 from orchestrator.model.entries import encode
 from orchestrator.model.errors import MalformedError, RefusedError
-from orchestrator.wire.frames import FRAME_BYTES_MAX, FrameReader, pack_frame
+from orchestrator.wire.frames import FRAME_BYTES_MAX, FrameReader, FrameWriter, pack_frame
 from orchestrator.wire.messages import Reply, decode_request, refusal_of
-from orchestrator.wire.streams import peer_uid
+from orchestrator.wire.streams import limit_waits, peer_uid
 
 CONNECTIONS_MAX: Final = 2048
 THREADS_PER_CONNECTION: Final = 32
 SEND_TIMEOUT_S: Final = 30
 ACCEPT_PAUSE_S: Final = 0.2
-_IDLE_THREADS: Final = 2  # one reads, one waits for its turn
+LINGER_S: Final = 1.0
 _log = logging.getLogger("cloister.agent")
 
 
@@ -70,13 +69,13 @@ class Connection:
     def __init__(self, hsm: Hsm, sock: socket.socket, on_end: Callable[[], None]) -> None:
         self._hsm, self._sock, self._on_end = hsm, sock, on_end
         # A client that never reads blocks its own connection, and not for ever.
-        timeout = struct.pack("ll", SEND_TIMEOUT_S, 0)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+        limit_waits(sock, send_s=SEND_TIMEOUT_S)
         self._peer: Peer = hsm.connect(peer_uid(sock))
-        self._reader = FrameReader(sock)
-        self._reading, self._writing = threading.Lock(), threading.Lock()
+        self._reader, self._writer = FrameReader(sock), FrameWriter(sock)
         self._count = threading.Lock()
-        self._threads, self._idle = 0, 0
+        self._threads = 0
+        self._has_reader = False
+        self._waiting: list[threading.Lock] = []  # for their turn to read, who came last on top
         self._open = True
 
     def start(self) -> None:
@@ -113,21 +112,49 @@ class Connection:
 
     def _next(self) -> tuple[int, bytes] | None:
         """Return the next frame; None when the stream has ended or enough threads wait."""
-        with self._count:
-            if self._idle >= _IDLE_THREADS:
-                return None
-            self._idle += 1
+        if not self._may_read():
+            return None
         try:
-            with self._reading:
-                frame = self._reader.read() if self._open else None
-                self._open = self._open and frame is not None
+            frame = self._reader.read() if self._open else None
+            self._open = self._open and frame is not None
+        except BaseException:
+            self._open = False  # first: who reads next shall not meet the same bytes
+            raise
         finally:
-            with self._count:
-                self._idle -= 1
-                hire = self._open and self._idle == 0 and self._threads < THREADS_PER_CONNECTION
+            hire = self._pass_on()
         if hire:
             self._hire()
         return frame
+
+    def _may_read(self) -> bool:
+        """Wait for the turn to read; tell whether it came. Who is not needed leaves after a while.
+
+        Threads wait on a stack: the one that worked last is warm, and those below it can go.
+        """
+        with self._count:
+            if not self._has_reader:
+                self._has_reader = True
+                return True
+            turn = threading.Lock()
+            turn.acquire()
+            self._waiting.append(turn)
+            stays = len(self._waiting) == 1
+        if turn.acquire(timeout=-1 if stays else LINGER_S):
+            return True
+        with self._count:
+            if turn not in self._waiting:  # it came just now
+                return True
+            self._waiting.remove(turn)
+            return False
+
+    def _pass_on(self) -> bool:
+        """Let another thread read; tell whether one must be hired for it."""
+        with self._count:
+            if self._waiting:
+                self._waiting.pop().release()
+                return False
+            self._has_reader = False
+            return self._open and self._threads < THREADS_PER_CONNECTION
 
     def _answer(self, number: int, body: bytes) -> None:
         try:
@@ -147,9 +174,7 @@ class Connection:
                 "at a time",
             )
             body = encode(refusal_of(refusal))
-        frame = pack_frame(number, body)
-        with self._writing:
-            self._sock.sendall(frame)
+        self._writer.write(pack_frame(number, body))
 
     def _leave(self) -> None:
         if not self._open:

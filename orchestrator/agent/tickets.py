@@ -19,7 +19,10 @@ _CACHED: Final = 1024
 
 
 class TicketBody(Record):
-    """A login. `uid` is the caller's transport identity as the HSM saw it; times in Unix ms."""
+    """A login. `uid` is the caller's transport identity as the HSM saw it; times in Unix ms.
+
+    `ends_at` is 0 but for a login that its user has lent to `uid` until then.
+    """
 
     name: str
     role: Role
@@ -29,6 +32,13 @@ class TicketBody(Record):
     started_at: int
     expires_at: int
     uid: int
+    has_factor: bool = False
+    ends_at: int = 0
+
+    @property
+    def last_renewal_at(self) -> int:
+        """When the login is over, renewed or not."""
+        return self.ends_at or self.started_at + LOGIN_LIFE_MS
 
 
 class Tickets:
@@ -62,8 +72,8 @@ class Tickets:
         body = self._open(ticket, state, now_ms)
         if body.uid != uid:
             raise TicketRefusedError("the ticket was given to another caller; log in")
-        if now_ms >= body.started_at + LOGIN_LIFE_MS:
-            raise TicketRefusedError("the login is over 24 hours old; log in again")
+        if now_ms >= body.last_renewal_at:
+            raise TicketRefusedError("the login has come to its end; log in again")
         if body.login in state.tables[Table.LOGINS]:
             raise TicketRefusedError("the user has logged out; log in again")
         user = state.tables[Table.USERS].get(user_row(body.role, body.name))
@@ -71,6 +81,10 @@ class Tickets:
             if body.seq > state.seq:
                 raise BehindError(state.seq, body.seq)
             raise TicketRefusedError("the user's password has changed or the user is gone; log in")
+        if body.ends_at and body.login not in state.tables[Table.LOGIN_TICKETS]:
+            if body.seq > state.seq:
+                raise BehindError(state.seq, body.seq)
+            raise TicketRefusedError("the login ticket was revoked; ask its user for another")
         return body
 
     def _open(self, ticket: bytes, state: State, now_ms: int) -> TicketBody:

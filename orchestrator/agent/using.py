@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from orchestrator.agent.core import Caller, Core
-from orchestrator.agent.making import Making, token_key
+from orchestrator.agent.making import Making, check_approved, token_key
 from orchestrator.model.entries import encode
 from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
 from orchestrator.model.fips import check_decryption, check_signature
@@ -35,6 +35,7 @@ class Using:
         _need(key.key_class is KeyClass.PRIVATE and key.attributes.sign, key, "sign")
         asked.mechanism.check(key.spec, asked.digest)
         check_signature(self._core.state.meta.mode, key.spec, asked.mechanism, asked.digest)
+        check_approved(self._core, "sign", key, caller, asked.mechanism, asked.digest)
         with self._use(key) as handle:
             return m.Data(self._core.store.sign(handle, asked.mechanism, asked.digest))
 
@@ -52,6 +53,7 @@ class Using:
         _need(key.key_class is not KeyClass.PUBLIC and key.attributes.decrypt, key, "decrypt")
         _check_length(asked.ciphertext)
         check_decryption(self._core.state.meta.mode, asked.mechanism)
+        check_approved(self._core, "decrypt", key, caller, asked.mechanism, asked.ciphertext)
         with self._use(key) as handle:
             return m.Data(self._core.store.decrypt(handle, asked.mechanism, asked.ciphertext))
 
@@ -60,6 +62,7 @@ class Using:
         key = self._key(asked.ref, caller)
         _need(key.key_class is KeyClass.SECRET and key.attributes.sign, key, "sign")
         _check_length(asked.data)
+        check_approved(self._core, "mac", key, caller, asked.mechanism, asked.data)
         with self._use(key) as handle:
             return m.Data(self._core.store.mac(handle, asked.mechanism, asked.data))
 

@@ -2,11 +2,13 @@
 
 One waiting thread reads for all (leader and followers): a lone caller reads its own reply
 without a hand-over, and a crowd of callers needs no thread besides themselves.
+Invariant: while calls wait, one of them leads; whoever ends a call in any way passes the lead on.
 """
 
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 import time
 from dataclasses import dataclass, field
@@ -14,11 +16,14 @@ from pathlib import Path
 
 from orchestrator.model.entries import encode
 from orchestrator.model.errors import MalformedError, NoAnswerError, UnavailableError
-from orchestrator.wire.frames import FrameReader, pack_frame
+from orchestrator.wire.frames import FrameReader, FrameWriter, pack_frame
 from orchestrator.wire.messages import Refusal, Reply, Request, decode_reply, raise_refusal
-from orchestrator.wire.streams import dial
+from orchestrator.wire.streams import dial, limit_waits
 
 CONNECT_TIMEOUT_S = 5.0
+SEND_TIMEOUT_S = 10.0
+LOOK_UP_S = 0.05
+"""How often a thread that waits for the stream looks at its deadline."""
 
 
 @dataclass(slots=True, eq=False)
@@ -42,16 +47,19 @@ class RpcConnection:
             self._sock = dial(path, connect_timeout_s)
         except OSError as exc:
             raise UnavailableError(f"no HSM answers at {path}: {exc.strerror or exc}") from exc
-        self._reader = FrameReader(self._sock)
-        self._writing, self._guard = threading.Lock(), threading.Lock()
+        self._sock.settimeout(None)
+        limit_waits(self._sock, send_s=SEND_TIMEOUT_S, receive_s=LOOK_UP_S)
+        self._reader, self._writer = FrameReader(self._sock), FrameWriter(self._sock)
+        self._guard = threading.Lock()
         self._calls: dict[int, _Call] = {}
         self._number = 0
-        self._has_leader = False
+        self._leader = 0  # the number of the call that reads for all, 0 when none waits
         self._broken = ""
 
     def call(self, request: Request, timeout_s: float) -> Reply:
         """Send a request and return its reply (see `Channel`)."""
         deadline = time.monotonic() + timeout_s
+        encoded = encode(request)
         call = _Call()
         call.turn.acquire()
         with self._guard:
@@ -60,46 +68,40 @@ class RpcConnection:
             self._number += 1
             number = self._number
             self._calls[number] = call
-            lead = not self._has_leader
-            self._has_leader = True
+            self._leader = self._leader or number
         try:
-            frame = pack_frame(number, encode(request))
-            with self._writing:
-                self._sock.settimeout(max(0.001, deadline - time.monotonic()))
-                self._sock.sendall(frame)
-        except BaseException as exc:
-            self._finish(number, lead=lead)
-            if isinstance(exc, OSError):
-                self._break("the connection to the HSM broke")
-                raise UnavailableError("the connection to the HSM broke") from exc
-            raise
-        body = self._await(number, call, deadline, lead=lead)
+            self._write(pack_frame(number, encoded))
+            body = self._await(number, call, deadline)
+        finally:
+            self._finish(number)
         reply = decode_reply(body)
         if isinstance(reply, Refusal):
             raise_refusal(reply)
         return reply
 
-    def _await(self, number: int, call: _Call, deadline: float, *, lead: bool) -> bytes:
+    def _write(self, frame: bytes) -> None:
         try:
-            while not call.replies:
-                if not lead:
-                    if not call.turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                        raise NoAnswerError("the HSM did not answer in time")
-                    if call.replies:
-                        break
-                    lead = True  # the leader left and passed its place on
-                if self._broken:
-                    raise UnavailableError(self._broken)
+            self._writer.write(frame)
+        except OSError as exc:
+            self._break("the connection to the HSM broke")
+            raise UnavailableError("the connection to the HSM broke") from exc
+
+    def _await(self, number: int, call: _Call, deadline: float) -> bytes:
+        while not call.replies:
+            if self._leader == number:
                 self._read_one(deadline)
-            return call.replies[0]
-        finally:
-            self._finish(number, lead=lead)
+            elif not call.turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                raise NoAnswerError("the HSM did not answer in time")
+        return call.replies[0]
 
     def _read_one(self, deadline: float) -> None:
+        if self._broken:
+            raise UnavailableError(self._broken)
         try:
-            self._sock.settimeout(max(0.001, deadline - time.monotonic()))
             frame = self._reader.read()
-        except TimeoutError as exc:
+        except BlockingIOError as exc:
+            if time.monotonic() < deadline:
+                return
             raise NoAnswerError("the HSM did not answer in time") from exc
         except (OSError, MalformedError) as exc:
             self._break("the connection to the HSM broke")
@@ -118,22 +120,25 @@ class RpcConnection:
             with contextlib.suppress(RuntimeError):
                 call.turn.release()
 
-    def _finish(self, number: int, *, lead: bool) -> None:
-        """Forget a call; a leader passes its place to somebody who waits."""
+    def _finish(self, number: int) -> None:
+        """Forget a call; one that leads, or was just made to, passes the lead to one that waits."""
         with self._guard:
             self._calls.pop(number, None)
-            if not lead:
+            if self._leader != number:
                 return
-            for other in self._calls.values():
-                if not other.replies:
+            self._leader = 0
+            for waiting, call in self._calls.items():
+                if not call.replies:
+                    self._leader = waiting
                     with contextlib.suppress(RuntimeError):
-                        other.turn.release()
+                        call.turn.release()
                     return
-            self._has_leader = False
 
     def _break(self, reason: str) -> None:
         with self._guard:
             self._broken = self._broken or reason
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads
         self._sock.close()
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -19,11 +19,14 @@ from orchestrator.client.verify import encrypt_oaep, encrypt_pkcs1, verify_signa
 from orchestrator.model.clock import Clock
 from orchestrator.model.errors import (
     NotFoundError,
+    OrchestratorError,
     RefusedError,
     RemoteError,
     TamperedError,
+    UnavailableError,
     UsageError,
 )
+from orchestrator.model.factor_decisions import MFA_LOGIN
 from orchestrator.model.key_spec import (
     Agreement,
     CipherMechanism,
@@ -35,9 +38,11 @@ from orchestrator.model.key_spec import (
     SignMechanism,
     SignScheme,
 )
-from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter
+from orchestrator.model.keys import Key, KeyFilter
 from orchestrator.model.objects import ObjectFilter
+from orchestrator.model.quorum import ApprovalData, possession_words
 from orchestrator.model.roles import Role
+from orchestrator.model.services import Service
 from orchestrator.wire import messages as m
 
 RENEW_BEFORE_MS: Final = 60_000
@@ -66,6 +71,68 @@ class Session:
 
         self._take(expect(self.balancer.call(build), m.Ticket))
         return self
+
+    def mfa_challenges(self) -> tuple[ApprovalData, ...]:
+        """Return what the user's second factor is to sign, from every HSM in reach.
+
+        Raises:
+            TamperedError: an HSM wants something else signed: an approval, say.
+            UnavailableError: none answers.
+        """
+        asked = m.MfaChallenge(self.name, self.role)
+        found = []
+        for hsm in self.balancer.hsms:
+            try:
+                reply = expect(self.balancer.call_one(hsm, lambda _: asked), m.Data)
+            except UnavailableError:
+                continue
+            data = ApprovalData.parse(reply.data)
+            wanted = possession_words(MFA_LOGIN, self.balancer.cluster, self.role, self.name, hsm)
+            if data.service is not Service.MFA or not data.words.startswith(f"{wanted} "):
+                raise TamperedError(f"{hsm} wants something else signed than a log-in at it")
+            found.append(data)
+        if not found:
+            raise UnavailableError(f"no HSM of {self.balancer.cluster} answers")
+        return tuple(found)
+
+    def login_mfa(self, password: bytes, factors: Sequence[m.Factor]) -> Self:
+        """Log in with a second factor, at one of the HSMs whose challenges it has signed."""
+        last: OrchestratorError = UsageError("no part of the token file is signed")
+        for factor in factors:
+            words = ApprovalData.parse(factor.approval_data).words
+            hsm = next((h for h in self.balancer.hsms if f" hsm={h} " in words), None)
+            if hsm is None:
+                continue
+
+            def build(link: Link, factor: m.Factor = factor) -> m.Request:
+                sealed = seal_password(
+                    "login", link.welcome, link.member, self.role, self.name, password
+                )
+                return m.Login(self.name, self.role, sealed, factor)
+
+            try:
+                self._take(expect(self.balancer.call_one(hsm, build), m.Ticket))
+            except UnavailableError as exc:
+                last = exc
+                continue
+            return self
+        raise last
+
+    def login_with_ticket(self, ticket: bytes) -> Self:
+        """Go on with a login that its user has lent to this Unix user."""
+        renewal = m.Renew(ticket)
+        self._take(expect(self.balancer.call(lambda _: renewal), m.Ticket))
+        return self
+
+    def login_tickets(self) -> tuple[m.LoginTicketView, ...]:
+        """Return the user's login tickets; an admin sees everybody's."""
+        return self._call(lambda ticket, _: m.ListLoginTickets(ticket), m.LoginTicketPage).tickets
+
+    def take_login_ticket(self, login: str) -> bytes:
+        """Return the ticket of a login that this user has lent."""
+        return self._call(
+            lambda ticket, seen: m.TakeLoginTicket(ticket, seen, login), m.Ticket
+        ).ticket
 
     def _take(self, ticket: m.Ticket) -> None:
         self._ticket = ticket
@@ -336,10 +403,25 @@ class Session:
 
     def drop_session_key(self, ref: int) -> None:
         """Delete a session key."""
-        if not ref & SESSION_KEY_BIT or ref not in self._homes:
-            raise NotFoundError("session key", f"0x{ref:016x}")
-        home = self._homes.pop(ref)
+        home = self.home_of(ref)
+        self.forget_session_key(ref)
         self._call(lambda ticket, _: m.DropSessionKey(ticket, ref), m.Done, home)
+
+    def change_session_key(self, ref: int, name: str, value: str) -> None:
+        """Change an attribute of a session key (CLI name and value)."""
+        home = self.home_of(ref)
+        self._call(lambda ticket, _: m.ChangeSessionKey(ticket, ref, name, value), m.Done, home)
+
+    def home_of(self, ref: int) -> str:
+        """Return the HSM where a session key of this session lives."""
+        try:
+            return self._homes[ref]
+        except KeyError:
+            raise NotFoundError("session key", f"0x{ref:016x}") from None
+
+    def forget_session_key(self, ref: int) -> None:
+        """Note that a session key has become a token key."""
+        self._homes.pop(ref, None)
 
     def close(self) -> None:
         """Forget the ticket and end the connections; session keys die with them."""

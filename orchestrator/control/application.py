@@ -97,7 +97,7 @@ class Application:
                 roster = Roster(self.cluster, self._source)
                 ledger = Ledger(self._engine, self.cluster)
                 self._controller = Controller(self.cluster, ledger, roster, self._clock)
-        return Changes(self._controller, session, self._anchor, list)
+        return Changes(self._controller, session, self._anchor, list, self._clock)
 
     def set_password(self, session: Session, old: bytes, new: bytes) -> Session:
         """Change the password of a session's user, who proves to know the old one.

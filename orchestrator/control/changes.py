@@ -7,15 +7,20 @@ from collections.abc import Callable
 
 from orchestrator.client.session import Session
 from orchestrator.client.trust import seal_clear_key, seal_password
-from orchestrator.control.controller import Ask, Controller
+from orchestrator.control.controller import Ask, Controller, Outcome
 from orchestrator.control.hosts import HostInfo
+from orchestrator.control.quorum import QuorumChanges, possession
 from orchestrator.control.views import ChangeReport
+from orchestrator.model.clock import Clock
 from orchestrator.model.errors import NotFoundError, UnavailableError
 from orchestrator.model.key_spec import Agreement, KeySpec
-from orchestrator.model.keys import Key
+from orchestrator.model.keys import SESSION_KEY_BIT, Key, parse_bool
 from orchestrator.model.objects import ObjectDraft, ObjectEdit
 from orchestrator.model.roles import Role, check_password, parse_user_name
+from orchestrator.model.services import Service
+from orchestrator.model.ssh_signature import parse_public_key
 from orchestrator.sealed.recovery import SEED_BYTES, point_of, recovery_key, split_seed
+from orchestrator.sealed.token_files import LoginTicketFile, PossessionFile, TokenFile
 from orchestrator.wire import messages as m
 
 
@@ -28,56 +33,219 @@ class Changes:
         session: Session,
         anchor: bytes,
         hosts: Callable[[], list[HostInfo]],
+        clock: Clock,
     ) -> None:
         self._controller, self._session, self._anchor = controller, session, anchor
-        self._hosts = hosts
+        self._hosts, self._clock = hosts, clock
+        self.quorum = QuorumChanges(
+            controller, session, self._outcome, lambda: clock.now_ms() // 1000
+        )
 
     def create_user(
-        self, name: str, role: Role, password: bytes, *, request: str | None = None
+        self,
+        name: str,
+        role: Role,
+        password: bytes,
+        *,
+        approval: TokenFile | None = None,
+        request: str | None = None,
     ) -> ChangeReport:
         """Make a user."""
         check_password(password)
         name = parse_user_name(name)
-        ask = self._sealing(role, name, password, m.CreateUser)
-        return self._change(ask, request)
+        ask = self._sealing(role, name, password, lambda p: m.CreateUser(name, role, p))
+        return self._change(ask, request, approval).report
 
-    def change_password(
-        self, name: str, role: Role, password: bytes, *, request: str | None = None
+    def change_password(  # the flags of one change
+        self,
+        name: str,
+        role: Role,
+        password: bytes,
+        *,
+        deregister_mfa: bool = False,
+        deregister_quorum: bool = False,
+        approval: TokenFile | None = None,
+        request: str | None = None,
     ) -> ChangeReport:
         """Set a password, which ends the user's logins and unlocks."""
         check_password(password)
         name = parse_user_name(name)
-        ask = self._sealing(role, name, password, m.ChangePassword)
-        return self._change(ask, request)
+        ask = self._sealing(
+            role,
+            name,
+            password,
+            lambda p: m.ChangePassword(name, role, p, deregister_mfa, deregister_quorum),
+        )
+        return self._change(ask, request, approval).report
 
     def _sealing(
-        self,
-        role: Role,
-        name: str,
-        password: bytes,
-        build: Callable[[str, Role, bytes], m.ChangeRequest],
+        self, role: Role, name: str, password: bytes, build: Callable[[bytes], m.ChangeRequest]
     ) -> Ask:
         def ask(hsm: str) -> m.ChangeRequest:
             link = self._controller.roster.link(hsm, self._anchor)
-            sealed = seal_password("new-password", link.welcome, link.member, role, name, password)
-            return build(name, role, sealed)
+            return build(
+                seal_password("new-password", link.welcome, link.member, role, name, password)
+            )
 
         return ask
 
-    def delete_user(self, name: str, role: Role, *, request: str | None = None) -> ChangeReport:
-        """Delete a user who owns no keys."""
-        return self._plain(m.DeleteUser(parse_user_name(name), role), request)
+    def delete_user(
+        self,
+        name: str,
+        role: Role,
+        *,
+        transfer_to: str = "",
+        approval: TokenFile | None = None,
+        request: str | None = None,
+    ) -> ChangeReport:
+        """Delete a user who owns no keys, or whose keys `transfer_to` gets."""
+        change = m.DeleteUser(parse_user_name(name), role, transfer_to)
+        return self._outcome(change, request, approval).report
 
-    def admit_host(self, host: str, *, request: str | None = None) -> ChangeReport:
+    def unlock_user(
+        self,
+        name: str,
+        role: Role,
+        *,
+        approval: TokenFile | None = None,
+        request: str | None = None,
+    ) -> ChangeReport:
+        """End a lock; password and logins stay."""
+        return self._outcome(m.UnlockUser(parse_user_name(name), role), request, approval).report
+
+    def disable_user(
+        self,
+        name: str,
+        role: Role,
+        *,
+        approval: TokenFile | None = None,
+        request: str | None = None,
+    ) -> ChangeReport:
+        """Let a user log in no more, and end the user's logins."""
+        return self._outcome(m.DisableUser(parse_user_name(name), role), request, approval).report
+
+    def enable_user(
+        self,
+        name: str,
+        role: Role,
+        *,
+        approval: TokenFile | None = None,
+        request: str | None = None,
+    ) -> ChangeReport:
+        """Let a disabled user log in again."""
+        return self._outcome(m.EnableUser(parse_user_name(name), role), request, approval).report
+
+    def transfer_keys(
+        self,
+        name: str,
+        to: str,
+        *,
+        approval: TokenFile | None = None,
+        request: str | None = None,
+    ) -> ChangeReport:
+        """Give all keys of one crypto user to another."""
+        change = m.TransferKeys(parse_user_name(name), parse_user_name(to))
+        return self._outcome(change, request, approval).report
+
+    # --- second factors ---
+
+    def mfa_enrolment(self, name: str, role: Role) -> PossessionFile:
+        """Return what to sign with the key that shall be a second factor, one part an HSM."""
+        heard, name = self._controller.roster.hear(), parse_user_name(name)
+        cluster, now_s = self._controller.cluster, self._clock.now_ms() // 1000
+        hsms = sorted(heard.welcomes)
+        return PossessionFile(
+            tuple(possession(Service.MFA, cluster, role, name, now_s, hsm) for hsm in hsms)
+        )
+
+    def set_mfa(  # the parts of one change
+        self,
+        name: str,
+        role: Role,
+        password: bytes | None,
+        public_key: bytes,
+        signed: PossessionFile,
+        *,
+        change_quorum: bool = False,
+        approval: TokenFile | None = None,
+        request: str | None = None,
+    ) -> ChangeReport:
+        """Set or replace a second factor; `signed` is what `mfa_enrolment` gave, signed with it."""
+        public, part = parse_public_key(public_key), signed.complete().parts[0]
+        proof = (public, part.data.pack(), part.signed)
+        return self._change_mfa(name, role, password, proof, change_quorum, approval, request)
+
+    def remove_mfa(
+        self,
+        name: str,
+        role: Role,
+        password: bytes | None = None,
+        *,
+        change_quorum: bool = False,
+        approval: TokenFile | None = None,
+        request: str | None = None,
+    ) -> ChangeReport:
+        """Remove a second factor; `change_quorum` removes the quorum key too."""
+        proof = (b"", b"", b"")
+        return self._change_mfa(name, role, password, proof, change_quorum, approval, request)
+
+    def _change_mfa(
+        self,
+        name: str,
+        role: Role,
+        password: bytes | None,
+        proof: tuple[bytes, bytes, bytes],
+        change_quorum: bool,  # a field of the change
+        approval: TokenFile | None,
+        request: str | None,
+    ) -> ChangeReport:
+        name = parse_user_name(name)
+        if password is None:
+            change = m.ChangeMfa(name, role, b"", *proof, change_quorum)
+            return self._outcome(change, request, approval).report
+        check_password(password)
+        ask = self._sealing(
+            role, name, password, lambda p: m.ChangeMfa(name, role, p, *proof, change_quorum)
+        )
+        return self._change(ask, request, approval).report
+
+    def issue_login_ticket(self, uid: int, hours: float) -> LoginTicketFile:
+        """Let a Unix user log in as this user, without second factor, for some hours."""
+        until = self._clock.now_ms() + int(hours * 3_600_000)
+        login = self._outcome(m.IssueLoginTicket(uid, until)).data.decode()
+        session = self._session
+        ticket = session.take_login_ticket(login)
+        cluster = self._controller.cluster
+        return LoginTicketFile(cluster, session.name, session.role, uid, until, login, ticket)
+
+    def login_tickets(self) -> tuple[m.LoginTicketView, ...]:
+        """Return the user's login tickets; an admin sees everybody's."""
+        return self._session.login_tickets()
+
+    def revoke_login_ticket(self, login: str, *, request: str | None = None) -> ChangeReport:
+        """End a login ticket on every HSM."""
+        return self._outcome(m.RevokeLoginTicket(login), request).report
+
+    # --- hosts, keys, recovery ---
+
+    def admit_host(
+        self, host: str, *, approval: TokenFile | None = None, request: str | None = None
+    ) -> ChangeReport:
         """Let HSMs on a host join."""
+        return self._outcome(m.AdmitHost(host, self.host_key(host)), request, approval).report
+
+    def host_key(self, host: str) -> bytes:
+        """Return a host's public key, as admission names it."""
         key = next((h.key for h in self._hosts() if h.name == host), None)
         if key is None:
             raise NotFoundError("host", host, "see `cloister host list`")
-        return self._plain(m.AdmitHost(host, key), request)
+        return key
 
-    def expel_host(self, host: str, *, request: str | None = None) -> ChangeReport:
+    def expel_host(
+        self, host: str, *, approval: TokenFile | None = None, request: str | None = None
+    ) -> ChangeReport:
         """Let no further HSM of a host join."""
-        return self._plain(m.ExpelHost(host), request)
+        return self._outcome(m.ExpelHost(host), request, approval).report
 
     def generate_keys(
         self, spec: KeySpec, drafts: tuple[m.KeyDraft, ...], *, request: str | None = None
@@ -85,10 +253,7 @@ class Changes:
         """Make a token key or a pair; return the keys, public first."""
         spec.check()
         change = m.GenerateKeys(spec, drafts)
-        outcome = self._controller.change(
-            lambda _: change, ticket=self._session.ticket(), request=request
-        )
-        self._session.heard(outcome.report.seq)
+        outcome = self._outcome(change, request)
         return outcome.report, outcome.keys
 
     def derive_key(
@@ -141,30 +306,89 @@ class Changes:
             )
         return outcome.report, outcome.keys[0]
 
-    def delete_key(self, ref: int, *, request: str | None = None) -> ChangeReport:
+    def delete_key(
+        self, ref: int, *, approval: TokenFile | None = None, request: str | None = None
+    ) -> ChangeReport:
         """Delete a token key from every HSM; backups still hold it."""
-        return self._plain(m.DeleteKey(ref), request)
+        return self._outcome(m.DeleteKey(ref), request, approval).report
 
     def put_object(
         self, draft: ObjectDraft, *, request: str | None = None
     ) -> tuple[ChangeReport, int]:
         """Store a certificate or data object; return its reference."""
         draft.check()
-        report = self._plain(m.PutObject(draft), request)
+        report = self._outcome(m.PutObject(draft), request).report
         return report, report.seq << 16
 
     def change_object(
         self, ref: int, edit: ObjectEdit, *, request: str | None = None
     ) -> ChangeReport:
         """Change a certificate or data object."""
-        return self._plain(m.EditObject(ref, edit), request)
+        return self._outcome(m.EditObject(ref, edit), request).report
 
     def delete_object(self, ref: int, *, request: str | None = None) -> ChangeReport:
         """Delete a certificate or data object from every HSM; backups still hold it."""
-        return self._plain(m.DeleteObject(ref), request)
+        return self._outcome(m.DeleteObject(ref), request).report
+
+    def set_attribute(
+        self,
+        ref: int,
+        name: str,
+        value: str,
+        *,
+        approval: TokenFile | None = None,
+        request: str | None = None,
+    ) -> tuple[ChangeReport | None, int]:
+        """Change an attribute of a key (CLI name and value); return the report and its reference.
+
+        A session key changes on its HSM alone, without a report; with `token` it becomes a token
+        key, whose reference is another.
+        """
+        if not ref & SESSION_KEY_BIT:
+            return self._outcome(m.ChangeKey(ref, name, value), request, approval).report, ref
+        if name != "token" or not parse_bool(name, value):
+            self._session.change_session_key(ref, name, value)
+            return None, ref
+        home = self._session.home_of(ref)
+        outcome = self._controller.change(
+            lambda _: m.KeepSessionKey(ref),
+            ticket=self._session.ticket(),
+            request=request,
+            author=home,
+        )
+        self._session.forget_session_key(ref)
+        self._session.heard(outcome.report.seq)
+        return outcome.report, outcome.keys[0].ref if outcome.keys else 0
+
+    def share_key(
+        self,
+        ref: int,
+        user: str,
+        *,
+        approval: TokenFile | None = None,
+        request: str | None = None,
+    ) -> ChangeReport:
+        """Let another crypto user use a token key."""
+        return self._outcome(m.ShareKey(ref, parse_user_name(user)), request, approval).report
+
+    def unshare_key(
+        self,
+        ref: int,
+        user: str,
+        *,
+        approval: TokenFile | None = None,
+        request: str | None = None,
+    ) -> ChangeReport:
+        """Let a crypto user use a token key no more."""
+        return self._outcome(m.UnshareKey(ref, parse_user_name(user)), request, approval).report
 
     def create_recovery_key(
-        self, threshold: int, shares: int, keep: Callable[[list[str]], None] = lambda _: None
+        self,
+        threshold: int,
+        shares: int,
+        keep: Callable[[list[str]], None] = lambda _: None,
+        *,
+        approval: TokenFile | None = None,
     ) -> list[str]:
         """Make a recovery key here, enter its public half, and return the custodians' words.
 
@@ -173,21 +397,33 @@ class Changes:
             shares: how many there are.
             keep: is given the words before the key becomes the cluster's, so that no answer
                 that is late or lost can leave a recovery key that nobody holds.
+            approval: of other admins.
         """
         seed = secrets.token_bytes(SEED_BYTES)
         words = split_seed(seed, threshold, shares)
         keep(words)
-        self._plain(m.SetRecoveryKey(point_of(recovery_key(seed)), threshold, shares), None)
+        change = m.SetRecoveryKey(point_of(recovery_key(seed)), threshold, shares)
+        self._outcome(change, None, approval)
         return words
 
     def logout(self) -> ChangeReport:
         """End the login on every HSM."""
-        return self._plain(m.EndLogin(), None)
+        return self._outcome(m.EndLogin()).report
 
-    def _plain(self, change: m.ChangeRequest, request: str | None) -> ChangeReport:
-        return self._change(lambda _: change, request)
+    def _outcome(
+        self,
+        change: m.ChangeRequest,
+        request: str | None = None,
+        approval: TokenFile | None = None,
+    ) -> Outcome:
+        return self._change(lambda _: change, request, approval)
 
-    def _change(self, ask: Ask, request: str | None) -> ChangeReport:
-        outcome = self._controller.change(ask, ticket=self._session.ticket(), request=request)
+    def _change(self, ask: Ask, request: str | None, approval: TokenFile | None) -> Outcome:
+        outcome = self._controller.change(
+            ask,
+            ticket=self._session.ticket(),
+            request=request,
+            approval=approval.approval if approval else None,
+        )
         self._session.heard(outcome.report.seq)
-        return outcome.report
+        return outcome

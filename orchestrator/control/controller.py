@@ -12,14 +12,14 @@ import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import median_low
-from typing import Final
+from typing import Final, TypeVar
 
 from orchestrator.client.session import expect
 from orchestrator.control.ledger import Head, Ledger
 from orchestrator.control.roster import Heard, Roster
 from orchestrator.control.views import ChangeReport
 from orchestrator.model.clock import Clock
-from orchestrator.model.entries import Entry
+from orchestrator.model.entries import Approval, Entry
 from orchestrator.model.errors import (
     ForkedError,
     MovedOnError,
@@ -41,16 +41,18 @@ GOSSIP_TIMEOUT_S: Final = 1.0
 CLOCK_SLACK_MS: Final = 60_000
 _PAGE: Final = 256
 
+T = TypeVar("T")
 Ask = Callable[[str], m.ChangeRequest]
 """Builds what is asked of the HSM with this id: passwords are sealed to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A change that is done, and the keys it made."""
+    """A change that is done, the keys it made, and what else it made (see `Committed`)."""
 
     report: ChangeReport
     keys: tuple[Key, ...] = ()
+    data: bytes = b""
 
 
 class Controller:
@@ -80,6 +82,7 @@ class Controller:
         seen: int = 0,
         author: str | None = None,
         leaving: str = "",
+        approval: Approval | None = None,
     ) -> Outcome:
         """Carry a change through to its outcome.
 
@@ -90,6 +93,7 @@ class Controller:
             seen: the highest place in the ledger that the caller has heard of.
             author: the HSM that shall prepare it; None takes any member in reach.
             leaving: the HSM that the change removes: dead or forked, it has no say in it.
+            approval: of other people, spent with the change.
 
         Raises:
             RemoteError: refused; nothing changed.
@@ -101,7 +105,7 @@ class Controller:
         if (entry := self.ledger.find(request)) is None:
             heard = self.roster.hear(hsm for hsm in self.roster.hsms() if hsm != leaving)
             self._check_reach(heard, leaving)
-            entry = self._prepare_and_commit(ask, ticket, request, seen, heard, author)
+            entry = self._prepare_and_commit(ask, ticket, request, seen, heard, author, approval)
             return self.settle(entry, list(heard.welcomes))  # who is silent is not waited for twice
         return self.settle(entry)
 
@@ -164,6 +168,7 @@ class Controller:
         seen: int,
         heard: Heard,
         author: str | None,
+        approval: Approval | None,
     ) -> Entry:
         authors = [author] if author else self._authors(heard)
         last: OrchestratorError = UnavailableError("no HSM can prepare the change")
@@ -178,7 +183,8 @@ class Controller:
                 try:
                     self.catch_up(hsm)
                     asked = asked or ask(hsm)
-                    reply = self.roster.call(hsm, m.Prepare(ticket, request, asked, seen))
+                    prepare = m.Prepare(ticket, request, asked, seen, approval)
+                    reply = self.roster.call(hsm, prepare)
                     return self._commit(expect(reply, m.Prepared).entry, request)
                 except MovedOnError as exc:
                     last = exc  # only check and signature are repeated: the HSM keeps the work
@@ -246,7 +252,8 @@ class Controller:
             raise PendingError(header.request, len(held), minimum)
         missing = tuple(sorted(set(members) - set(held)))
         report = ChangeReport(header.request, header.seq, len(held), len(members), missing)
-        return Outcome(report, self._keys(held, header.request))
+        made = self._made(held, header.request)
+        return Outcome(report, made.keys, made.data) if made else Outcome(report)
 
     def _push(self, hsm: str, seq: int) -> int:
         reached = self.catch_up(hsm)
@@ -254,13 +261,25 @@ class Controller:
             raise UnavailableError(f"{hsm} stays at {reached}")
         return reached
 
-    def _keys(self, held: list[str], request: str) -> tuple[Key, ...]:
+    def _made(self, held: list[str], request: str) -> m.Committed | None:
         for hsm in held:
             try:
-                return expect(self.roster.call(hsm, m.Outcome(request)), m.Committed).keys
+                return expect(self.roster.call(hsm, m.Outcome(request)), m.Committed)
             except (NotFoundError, RemoteError, UnavailableError):
                 continue
-        return ()
+        return None
+
+    def ask_best(self, request: m.Request, kind: type[T]) -> T:
+        """Ask the most advanced HSM in reach.
+
+        Raises:
+            UnavailableError: none answers.
+        """
+        heard = self.roster.hear()
+        best = max(heard.welcomes, key=lambda hsm: heard.welcomes[hsm].seq, default=None)
+        if best is None:
+            raise UnavailableError(f"no HSM of {self.cluster} answers; see `cloister hsm list`")
+        return expect(self.roster.call(best, request), kind)
 
     # --- catching up ---
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -59,6 +61,12 @@ from orchestrator.model.roles import Role, check_password, parse_user_name
 from orchestrator.model.signatures import check_cluster_certificate, load_certificate, public_bytes
 from orchestrator.model.state import Phase
 from orchestrator.model.steps import OnStep, Step, no_step
+from orchestrator.sealed.token_files import (
+    LoginTicketFile,
+    Possession,
+    PossessionFile,
+    TokenFile,
+)
 from orchestrator.wire import messages as m
 from orchestrator.wire.files import publish
 from orchestrator.wire.process import fault_from_environment
@@ -372,7 +380,13 @@ class ControlPlane:
             )
 
     def delete_hsm(
-        self, cluster: str, hsm_id: str, *, force: bool, compromised: bool = False
+        self,
+        cluster: str,
+        hsm_id: str,
+        *,
+        force: bool,
+        compromised: bool = False,
+        approval: TokenFile | None = None,
     ) -> None:
         """End an HSM's membership, zeroise it, and remove it from its host."""
         row = self.records.hsm(hsm_id)
@@ -397,7 +411,11 @@ class ControlPlane:
             change = m.RemoveHsm(hsm_id, compromised)
             author = next((h for h in others if h in heard.welcomes), None)
             controller.change(
-                lambda _: change, request=f"remove-{hsm_id}", author=author, leaving=hsm_id
+                lambda _: change,
+                request=f"remove-{hsm_id}",
+                author=author,
+                leaving=hsm_id,
+                approval=approval.approval if approval else None,
             )
             self.on_step(Step.HSM_REMOVED)
         try:
@@ -465,12 +483,11 @@ class ControlPlane:
 
     def users(self, cluster: str) -> tuple[m.UserView, ...]:
         """Return the cluster's users as the most advanced HSM knows them."""
-        controller = self.controller(cluster)
-        heard = controller.roster.hear()
-        best = max(heard.welcomes, key=lambda h: heard.welcomes[h].seq, default=None)
-        if best is None:
-            raise UnavailableError(f"no HSM of {cluster} answers; see `cloister hsm list`")
-        return expect(controller.roster.call(best, m.ListUsers()), m.UserPage).users
+        return self.controller(cluster).ask_best(m.ListUsers(), m.UserPage).users
+
+    def quorum(self, cluster: str) -> m.QuorumPage:
+        """Return quorum values, policy and tokens as the most advanced HSM knows them."""
+        return self.controller(cluster).ask_best(m.ListQuorum(), m.QuorumPage)
 
     def login(
         self,
@@ -481,10 +498,38 @@ class ControlPlane:
         trust_anchor: bytes | None = None,
     ) -> Session:
         """Log a user in."""
+        with self._session(cluster, role, name, trust_anchor) as session:
+            return session.login(password)
+
+    def mfa_challenges(self, cluster: str, role: Role, name: str) -> PossessionFile:
+        """Return what a user's second factor is to sign, one part for each HSM in reach."""
+        with self._session(cluster, role, name) as session:
+            challenges = session.mfa_challenges()
+            session.close()
+        return PossessionFile(tuple(Possession(data) for data in challenges))
+
+    def login_mfa(
+        self, cluster: str, role: Role, name: str, password: bytes, signed: PossessionFile
+    ) -> Session:
+        """Log a user in with password and second factor, at any HSM whose part is signed."""
+        factors = [m.Factor(p.data.pack(), p.signed) for p in signed.parts if p.signed]
+        with self._session(cluster, role, name) as session:
+            return session.login_mfa(password, factors)
+
+    def login_with_ticket(self, file: LoginTicketFile) -> Session:
+        """Log in with a ticket that its user has lent to this process's Unix user."""
+        with self._session(file.cluster_id, file.role, file.username) as session:
+            return session.login_with_ticket(file.ticket)
+
+    @contextmanager
+    def _session(
+        self, cluster: str, role: Role, name: str, trust_anchor: bytes | None = None
+    ) -> Iterator[Session]:
+        """Give a session that is closed if its login fails."""
         anchor = trust_anchor or read_anchor(self.home, cluster)
         balancer = Balancer(cluster, anchor, endpoints_source(self.home, cluster), self.clock)
         try:
-            return Session(balancer, self.clock, role, parse_user_name(name)).login(password)
+            yield Session(balancer, self.clock, role, parse_user_name(name))
         except BaseException:
             balancer.close()
             raise
@@ -492,7 +537,9 @@ class ControlPlane:
     def changes(self, cluster: str, session: Session) -> Changes:
         """Return what this user may change."""
         anchor = read_anchor(self.home, cluster)
-        return Changes(self.controller(cluster), session, anchor, self.infrastructure.hosts)
+        return Changes(
+            self.controller(cluster), session, anchor, self.infrastructure.hosts, self.clock
+        )
 
     def heal(self, cluster: str) -> list[str]:
         """One pass over a cluster's HSMs; return what was done."""

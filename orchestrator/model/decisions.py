@@ -12,9 +12,32 @@ from typing import Final, assert_never
 import msgspec
 
 from orchestrator.model import entries as e
+from orchestrator.model.approvals import spend
 from orchestrator.model.errors import RefusedError, TamperedError
-from orchestrator.model.key_decisions import check_deletable, keys_created
+from orchestrator.model.factor_decisions import (
+    approval_key_registered,
+    mfa_changed,
+    ticket_issued,
+    ticket_revoked,
+)
+from orchestrator.model.key_decisions import (
+    check_deletable,
+    key_changed,
+    key_shared,
+    key_unshared,
+    keys_created,
+)
 from orchestrator.model.object_decisions import object_created, object_deleted, object_edited
+from orchestrator.model.ownership import keys_transferred
+from orchestrator.model.quorum_decisions import (
+    expired,
+    key_use_approved,
+    policy_set,
+    token_issued,
+    tokens_deleted,
+    tokens_of_login,
+    value_set,
+)
 from orchestrator.model.roles import (
     APPLIANCE_NAME,
     Operation,
@@ -50,16 +73,25 @@ from orchestrator.model.user_decisions import (
     password_changed,
     user_created,
     user_deleted,
+    user_disabled,
+    user_enabled,
     user_locked,
+    user_unlocked,
 )
 
 MEMBERS_MAX: Final = 28
 SUCCESSORS: Final = {"hsm1.medium": "hsm2m.medium"}
 """Types of HSM whose backups a newer type takes over."""
+_OF_LOGINS: Final = (Table.LOGINS, Table.TOKENS, Table.GRANTS, Table.LOGIN_TICKETS)
+"""What ends with the logins of the cluster that a backup was made of."""
 
 
 def decide(
-    state: State, header: e.Header, change: e.Change, secrets: Secrets | None
+    state: State,
+    header: e.Header,
+    change: e.Change,
+    secrets: Secrets | None,
+    approval: e.Approval | None = None,
 ) -> tuple[Put, ...]:
     """Return the rows that `change` writes, or raise why it is no entry here.
 
@@ -68,15 +100,20 @@ def decide(
         header: of entry n+1; its place, hash chain and signature were checked.
         change: the opened body.
         secrets: what this HSM found in its box of a rekeying entry, None for other entries.
+        approval: what came with the change; it is spent with it.
     """
-    puts = _decide(state, header, change, secrets)
-    expired = [
+    puts = (
+        *_decide(state, header, change, secrets),
+        *spend(state, header.at, change, approval),
+    )
+    over = [
         Put(Table.LOGINS, name, None)
         for name, row in state.tables[Table.LOGINS].items()
         if isinstance(row, EndedLogin) and row.until < header.at
     ]
     named = {(p.table, p.name) for p in puts}
-    return (*puts, *(p for p in expired if (p.table, p.name) not in named))
+    over += expired(state, header.at)
+    return (*puts, *(p for p in over if (p.table, p.name) not in named))
 
 
 def _decide(
@@ -113,7 +150,8 @@ def _decide(
             return user_locked(state, change)
         case e.LoginEnded():
             authorize(state, change.actor, Operation.LOGOUT)
-            return (Put(Table.LOGINS, change.login, EndedLogin(change.until)),)
+            ended = Put(Table.LOGINS, change.login, EndedLogin(change.until))
+            return (ended, *tokens_of_login(state, change.login))
         case e.KeysCreated():
             return keys_created(state, header, change)
         case e.KeyDeleted():
@@ -128,6 +166,44 @@ def _decide(
             return object_edited(state, change)
         case e.ObjectDeleted():
             return object_deleted(state, change)
+        case e.KeyChanged():
+            return key_changed(state, change)
+        case e.KeyShared():
+            return key_shared(state, change)
+        case e.KeyUnshared():
+            return key_unshared(state, change)
+        case _:
+            return _decide_on_people(state, header, change)
+
+
+def _decide_on_people(state: State, header: e.Header, change: e.PeopleChange) -> tuple[Put, ...]:
+    match change:
+        case e.UserUnlocked():
+            return user_unlocked(state, change)
+        case e.UserDisabled():
+            return user_disabled(state, change)
+        case e.UserEnabled():
+            return user_enabled(state, change)
+        case e.KeysTransferred():
+            return keys_transferred(state, change)
+        case e.ApprovalKeyRegistered():
+            return approval_key_registered(state, header, change)
+        case e.MfaChanged():
+            return mfa_changed(state, header, change)
+        case e.QuorumTokenIssued():
+            return token_issued(state, header, change)
+        case e.QuorumTokensDeleted():
+            return tokens_deleted(state, change)
+        case e.QuorumValueSet():
+            return value_set(state, change)
+        case e.QuorumPolicySet():
+            return policy_set(state, change)
+        case e.KeyUseApproved():
+            return key_use_approved(state, header, change)
+        case e.LoginTicketIssued():
+            return ticket_issued(state, header, change)
+        case e.LoginTicketRevoked():
+            return ticket_revoked(state, change)
         case _:
             assert_never(change)
 
@@ -206,7 +282,7 @@ def _restored(
         *gone,
         Put(Table.MEMBERS, member.hsm, MemberRow(member, change.credential)),
         Put(Table.HOSTS, member.host, Host(member.host, change.host_key)),
-        *(Put(Table.LOGINS, name, None) for name in state.tables[Table.LOGINS]),
+        *(Put(table, name, None) for table in _OF_LOGINS for name in state.tables[table]),
     )
 
 

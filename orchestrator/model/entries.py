@@ -15,6 +15,7 @@ from orchestrator.model.errors import MalformedError
 from orchestrator.model.keys import Key
 from orchestrator.model.objects import ObjectDraft, ObjectEdit
 from orchestrator.model.roles import Role
+from orchestrator.model.services import Service
 
 FORMAT_VERSION: Final = 1
 ENTRY_BYTES_MAX: Final = 256 * 1024
@@ -232,11 +233,12 @@ class UserCreated(Record, tag="user-created"):
 
 
 class UserDeleted(Record, tag="user-deleted"):
-    """A user left, who owned no keys."""
+    """A user left, who owned no keys or whose keys go to crypto user `transfer_to`."""
 
     actor: Actor
     name: str
     role: Role
+    transfer_to: str = ""
 
 
 class PasswordChanged(Record, tag="password-changed"):
@@ -246,6 +248,8 @@ class PasswordChanged(Record, tag="password-changed"):
     name: str
     role: Role
     password_hash: str
+    deregister_mfa: bool = False
+    deregister_quorum: bool = False
 
 
 class UserLocked(Record, tag="user-locked"):
@@ -277,6 +281,31 @@ class KeyDeleted(Record, tag="key-deleted"):
     ref: int
 
 
+class KeyChanged(Record, tag="key-changed"):
+    """An attribute of a token key has another value (CLI name and value)."""
+
+    actor: Actor
+    ref: int
+    name: str
+    value: str
+
+
+class KeyShared(Record, tag="key-shared"):
+    """Another crypto user may use a token key."""
+
+    actor: Actor
+    ref: int
+    user: str
+
+
+class KeyUnshared(Record, tag="key-unshared"):
+    """A crypto user may use a token key no more."""
+
+    actor: Actor
+    ref: int
+    user: str
+
+
 class RecoveryKeySet(Record, tag="recovery-key-set"):
     """Backups carry the masking key encrypted to `point` (P-384), split `threshold` of `shares`."""
 
@@ -284,6 +313,121 @@ class RecoveryKeySet(Record, tag="recovery-key-set"):
     point: bytes
     threshold: int
     shares: int
+
+
+class UserUnlocked(Record, tag="user-unlocked"):
+    """An admin ends a lock; password and logins stay."""
+
+    actor: Actor
+    name: str
+    role: Role
+
+
+class UserDisabled(Record, tag="user-disabled"):
+    """A user may not log in, and all logins end; keys and password stay."""
+
+    actor: Actor
+    name: str
+    role: Role
+
+
+class UserEnabled(Record, tag="user-enabled"):
+    """A disabled user may log in again."""
+
+    actor: Actor
+    name: str
+    role: Role
+
+
+class KeysTransferred(Record, tag="keys-transferred"):
+    """All keys of crypto user `name` belong to crypto user `to`."""
+
+    actor: Actor
+    name: str
+    to: str
+
+
+class ApprovalKeyRegistered(Record, tag="approval-key-registered"):
+    """The actor's quorum key, with the proof that the actor holds its private half."""
+
+    actor: Actor
+    public: bytes
+    approval_data: bytes
+    signature: bytes
+
+
+class MfaChanged(Record, tag="mfa-changed"):
+    """A second factor, proved as in ApprovalKeyRegistered; an empty `public` removes it.
+
+    An empty `password_hash` leaves the password. Ends the user's logins.
+    """
+
+    actor: Actor
+    name: str
+    role: Role
+    password_hash: str
+    public: bytes
+    approval_data: bytes
+    signature: bytes
+    change_quorum: bool
+
+
+class QuorumTokenIssued(Record, tag="quorum-token-issued"):
+    """The actor asks others to approve; `login` is the actor's."""
+
+    actor: Actor
+    login: str
+    approval_data: bytes
+
+
+class QuorumTokensDeleted(Record, tag="quorum-tokens-deleted"):
+    """Tokens are withdrawn: the actor's, or all."""
+
+    actor: Actor
+    of_all: bool
+
+
+class QuorumValueSet(Record, tag="quorum-value-set"):
+    """How many approvals a service needs from now on; 1 is none."""
+
+    actor: Actor
+    service: Service
+    value: int
+
+
+class QuorumPolicySet(Record, tag="quorum-policy-set"):
+    """See `quorum.QuorumPolicy`."""
+
+    actor: Actor
+    bound_only: bool
+    guards_use: bool
+    generated_s: int
+    approved_s: int
+
+
+class KeyUseApproved(Record, tag="key-use-approved"):
+    """Approvals were spent on one exact use of a key; `request` is `quorum.use_digest`."""
+
+    actor: Actor
+    ref: int
+    operation: str
+    request: bytes
+
+
+class LoginTicketIssued(Record, tag="login-ticket-issued"):
+    """The actor lets Unix user `uid` log in as the actor, without second factor, until `until`."""
+
+    actor: Actor
+    login: str
+    uid: int
+    until: int
+
+
+class LoginTicketRevoked(Record, tag="login-ticket-revoked"):
+    """A login ticket is worth nothing any more."""
+
+    actor: Actor
+    login: str
 
 
 class ObjectCreated(Record, tag="object-created"):
@@ -313,6 +457,21 @@ CLEAR_CHANGES: Final = (
     HsmRemoved,
 )  # fmt: skip
 CLEAR_KINDS: Final = frozenset(str(kind.__struct_config__.tag) for kind in CLEAR_CHANGES)
+PeopleChange = (
+    UserUnlocked
+    | UserDisabled
+    | UserEnabled
+    | KeysTransferred
+    | ApprovalKeyRegistered
+    | MfaChanged
+    | QuorumTokenIssued
+    | QuorumTokensDeleted
+    | QuorumValueSet
+    | QuorumPolicySet
+    | KeyUseApproved
+    | LoginTicketIssued
+    | LoginTicketRevoked
+)
 Change = (
     ClusterCreated
     | ClusterInitialized
@@ -330,20 +489,59 @@ Change = (
     | KeysCreated
     | KeyDeleted
     | RecoveryKeySet
+    | PeopleChange
     | ObjectCreated
     | ObjectEdited
     | ObjectDeleted
+    | KeyChanged
+    | KeyShared
+    | KeyUnshared
 )
+
+
+class ApproverSignature(Record):
+    """One approver's signature over a token."""
+
+    name: str
+    role: Role
+    signature: bytes
+
+
+class Approval(Record):
+    """Approvals of the change that they travel with.
+
+    `data` is the approval_data of what no ledger row stands for: a restore is approved before
+    there is a ledger that goes on.
+    """
+
+    token: bytes
+    signatures: tuple[ApproverSignature, ...]
+    data: bytes = b""
+
+
+class ApprovedChange(Record, tag="approved"):
+    """A body: a change and its approvals, which are spent with it."""
+
+    change: Change
+    approval: Approval
+
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 _encoder = msgspec.msgpack.Encoder()
-_change_decoder: msgspec.msgpack.Decoder[Change] = msgspec.msgpack.Decoder(Change)
+_body_decoder: msgspec.msgpack.Decoder[Change | ApprovedChange] = msgspec.msgpack.Decoder(
+    Change | ApprovedChange
+)
 
 
 def encode(record: msgspec.Struct) -> bytes:
     """Encode a record; equal records have equal bytes."""
     return _encoder.encode(record)
+
+
+def encode_value(value: object) -> bytes:
+    """Encode a record or a value of an enumeration."""
+    return _encoder.encode(value)
 
 
 def decode(kind: type[T], data: bytes, what: str) -> T:
@@ -354,12 +552,18 @@ def decode(kind: type[T], data: bytes, what: str) -> T:
         raise MalformedError(f"these bytes are no {what}") from exc
 
 
-def decode_change(data: bytes) -> Change:
+def encode_body(change: Change, approval: Approval | None) -> bytes:
+    """Encode a body: the change, and its approvals where it has any."""
+    return encode(change if approval is None else ApprovedChange(change, approval))
+
+
+def decode_body(data: bytes) -> tuple[Change, Approval | None]:
     """Decode a body after unsealing."""
     try:
-        return _change_decoder.decode(data)
+        body = _body_decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise MalformedError("these bytes are no change that this software knows") from exc
+    return (body.change, body.approval) if isinstance(body, ApprovedChange) else (body, None)
 
 
 def kind_of(change: Change) -> str:

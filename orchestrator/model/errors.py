@@ -58,10 +58,33 @@ class LoginFailedError(OrchestratorError):
     code, exit_status = "login-failed", 4
 
 
+class MfaRequiredError(OrchestratorError):
+    """The user has a second factor, and the login came without; the password was not looked at."""
+
+    code, exit_status = "mfa-required", 4
+
+    def __init__(self, role: str, name: str) -> None:
+        super().__init__(f"{role} {name} logs in with a second factor: sign the token file")
+        self.role, self.name = role, name
+
+
 class UserLockedError(OrchestratorError):
     """Too many wrong passwords: an admin must set a new one."""
 
     code, exit_status = "user-locked", 4
+
+
+class UserDisabledError(OrchestratorError):
+    """An admin has disabled the user."""
+
+    code, exit_status = "user-disabled", 4
+
+    def __init__(self, role: str, name: str) -> None:
+        super().__init__(
+            f"{role} {name} is disabled; an admin enables with `cloister user enable --username "
+            f"{name} --role {role}`"
+        )
+        self.role, self.name = role, name
 
 
 class TicketRefusedError(OrchestratorError):

@@ -45,11 +45,28 @@ class Attributes(msgspec.Struct, frozen=True, array_like=True):
     wrap_with_trusted: bool = False
 
 
+class Guards(msgspec.Struct, frozen=True, array_like=True):
+    """What a key's past and its templates forbid; nothing here is ever taken back.
+
+    `has_wrapped`: it, or its pair's public half, was once allowed to wrap. `unwraps_guarded`: it,
+    or its public half, was once trusted. `half_stays`: the private half of this public key was
+    made here and never leaves. Templates are CLI names and values. `is_copy`: it has the value of
+    another key.
+    """
+
+    has_wrapped: bool = False
+    unwraps_guarded: bool = False
+    half_stays: bool = False
+    wrap_template: tuple[tuple[str, str], ...] = ()
+    unwrap_template: tuple[tuple[str, str], ...] = ()
+    is_copy: bool = False
+
+
 class Key(msgspec.Struct, frozen=True, array_like=True):
     """A key object. `blob` is wrapped under the masking key, empty for public keys.
 
     `public` is DER SubjectPublicKeyInfo, empty for secret keys. `ref` is 0 until an entry
-    gives the key its place.
+    gives the key its place. The quorum values are fixed when it is made; 0 is none.
     """
 
     ref: int
@@ -63,6 +80,9 @@ class Key(msgspec.Struct, frozen=True, array_like=True):
     blob: bytes
     public: bytes
     check_value: bytes
+    guards: Guards = Guards()
+    manage_quorum: int = 0
+    use_quorum: int = 0
 
     def usable_by(self, user: str) -> bool:
         """Owners and those it is shared with may use a key; every crypto user a public one."""
@@ -93,7 +113,12 @@ KNOWN_ATTRIBUTES: Final = _BOOLEANS | {"id", "label", "class", "key-type", "chec
 
 
 def new_attributes(
-    key_class: KeyClass, spec: KeySpec, requested: Mapping[str, str], *, token: bool
+    key_class: KeyClass,
+    spec: KeySpec,
+    requested: Mapping[str, str],
+    *,
+    token: bool,
+    stays: bool = False,
 ) -> tuple[Attributes, bytes]:
     """Return the attributes and `id` of a key to be made, or raise RefusedError.
 
@@ -102,6 +127,7 @@ def new_attributes(
         spec: type and size.
         requested: CLI names and values (`true`/`false`; `id` in hex).
         token: False for a session key.
+        stays: True for the private half of a pair whose public half wraps.
     """
     public = key_class is KeyClass.PUBLIC
     fields: dict[str, bool] = {
@@ -111,10 +137,11 @@ def new_attributes(
         "always_sensitive": not public,
         "sign": spec.type in _SIGN_BY_DEFAULT,
         "verify": spec.type in _SIGN_BY_DEFAULT,
+        "extractable": not stays,
     }
     key_id = _take_requested(fields, key_class, requested)
-    fields["never_extractable"] = not public and not fields.get("extractable", True)
-    return _checked(fields), key_id
+    fields["never_extractable"] = not public and not fields["extractable"]
+    return _checked(fields, key_class), key_id
 
 
 def derived_attributes(
@@ -144,7 +171,7 @@ def derived_attributes(
                 "every key derived from it; leave the attribute out",
             )
     fields["never_extractable"] = base.never_extractable and not fields["extractable"]
-    return _checked(fields), key_id
+    return _checked(fields, KeyClass.SECRET), key_id
 
 
 def imported_attributes(
@@ -152,16 +179,9 @@ def imported_attributes(
 ) -> tuple[Attributes, bytes]:
     """Return the attributes and `id` of a key whose value its user gives in clear.
 
-    Raises:
-        RefusedError: `attribute-conflict`, it would wrap.
+    Like one that was unwrapped, it was never made here and never surely secret.
     """
     attributes, key_id = new_attributes(key_class, spec, requested, token=token)
-    if attributes.wrap:
-        # Bortolozzo et al. 2010 (Tookan): who knows the value would read all that it wraps.
-        raise RefusedError(
-            "attribute-conflict",
-            "a key whose value is given in clear wraps no other; leave wrap out",
-        )
     return (
         msgspec.structs.replace(
             attributes, local=False, always_sensitive=False, never_extractable=False
@@ -219,16 +239,19 @@ def _take_requested(
             key_id = parse_hex(value)
         else:
             fields[name.replace("-", "_")] = parse_bool(name, value)
+    wraps = key_class is KeyClass.SECRET and fields.get("wrap", False)
+    if wraps and "extractable" not in requested:
+        fields["extractable"] = False  # a key that wraps stays: see `check_attributes`
     return key_id
 
 
-def _checked(fields: Mapping[str, bool]) -> Attributes:
+def _checked(fields: Mapping[str, bool], key_class: KeyClass) -> Attributes:
     attributes = Attributes(**fields)
-    check_attributes(attributes)
+    check_attributes(attributes, key_class)
     return attributes
 
 
-def check_attributes(attributes: Attributes) -> None:
+def check_attributes(attributes: Attributes, key_class: KeyClass) -> None:
     """Raise RefusedError naming the two attributes that no key may have together."""
     if attributes.wrap and attributes.decrypt:
         # Clulow 2003: whoever may wrap and decrypt with one key reads every extractable key.
@@ -236,6 +259,12 @@ def check_attributes(attributes: Attributes) -> None:
             "attribute-conflict",
             "wrap and decrypt together would let the key's user read any key it can wrap; "
             "make one key to wrap and another to decrypt",
+        )
+    if key_class is KeyClass.SECRET and attributes.wrap and attributes.extractable:
+        raise RefusedError(
+            "attribute-conflict",
+            "wrap and extractable together would let a copy of the key leave, and come back as one "
+            "that decrypts what it has wrapped; make the wrapping key with extractable=false",
         )
 
 

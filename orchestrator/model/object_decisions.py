@@ -45,21 +45,6 @@ def object_deleted(state: State, change: e.ObjectDeleted) -> tuple[Put, ...]:
     return (Put(Table.OBJECTS, key_row(change.ref), None),)
 
 
-def object_shares_ended(state: State, user: str) -> tuple[Put, ...]:
-    """Take a crypto user who leaves out of every share: a later user of the name has none."""
-    return tuple(
-        Put(
-            Table.OBJECTS,
-            key_row(stored.ref),
-            msgspec.structs.replace(
-                stored, shared=tuple(name for name in stored.shared if name != user)
-            ),
-        )
-        for stored in state.objects()
-        if user in stored.shared
-    )
-
-
 def _owned(state: State, actor: e.Actor, ref: int, deed: str) -> StoredObject:
     authorize(state, actor, Operation.MANAGE_OBJECTS)
     stored = state.object(ref)

@@ -46,6 +46,21 @@ class Operation(StrEnum):
     ADMIT_HOST = "admit-host"
     EXPEL_HOST = "expel-host"
     SET_RECOVERY_KEY = "set-recovery-key"
+    UNLOCK_USER = "unlock-user"
+    DISABLE_USER = "disable-user"
+    TRANSFER_KEYS = "transfer-keys"
+    REGISTER_APPROVAL_KEY = "register-approval-key"
+    CHANGE_OWN_MFA = "change-own-mfa"
+    CHANGE_OTHER_MFA = "change-other-mfa"
+    LIST_QUORUM = "list-quorum"
+    GENERATE_TOKEN = "generate-token"  # noqa: S105  # an operation's name
+    DELETE_OWN_TOKENS = "delete-own-tokens"
+    DELETE_ALL_TOKENS = "delete-all-tokens"
+    SET_QUORUM = "set-quorum"
+    APPROVE_KEY_USE = "approve-key-use"
+    ISSUE_LOGIN_TICKET = "issue-login-ticket"
+    LIST_LOGIN_TICKETS = "list-login-tickets"
+    REVOKE_LOGIN_TICKET = "revoke-login-ticket"
     LIST_KEYS = "list-keys"
     GENERATE_KEY = "generate-key"
     DELETE_KEY = "delete-key"
@@ -67,6 +82,9 @@ class Operation(StrEnum):
     COPY_KEY = "copy-key"
     LIST_OBJECTS = "list-objects"
     MANAGE_OBJECTS = "manage-objects"
+    CHANGE_KEY = "change-key"
+    TRUST_KEY = "trust-key"
+    SHARE_KEY = "share-key"
 
 
 _EVERYBODY: Final = frozenset({Role.ADMIN, Role.CRYPTO_USER, Role.APPLIANCE_USER, Role.NONE})
@@ -91,6 +109,21 @@ GRANTS: Final[Mapping[Operation, frozenset[Role]]] = MappingProxyType(
         Operation.ADMIT_HOST: _ADMIN,
         Operation.EXPEL_HOST: _ADMIN,
         Operation.SET_RECOVERY_KEY: _ADMIN,
+        Operation.UNLOCK_USER: _ADMIN,
+        Operation.DISABLE_USER: _ADMIN,
+        Operation.TRANSFER_KEYS: _ADMIN,
+        Operation.REGISTER_APPROVAL_KEY: _LOGGED_IN,
+        Operation.CHANGE_OWN_MFA: _LOGGED_IN,
+        Operation.CHANGE_OTHER_MFA: _ADMIN,
+        Operation.LIST_QUORUM: _EVERYBODY,
+        Operation.GENERATE_TOKEN: _LOGGED_IN,
+        Operation.DELETE_OWN_TOKENS: _LOGGED_IN,
+        Operation.DELETE_ALL_TOKENS: _ADMIN,
+        Operation.SET_QUORUM: _ADMIN,
+        Operation.APPROVE_KEY_USE: _USER,
+        Operation.ISSUE_LOGIN_TICKET: _USER,
+        Operation.LIST_LOGIN_TICKETS: _LOGGED_IN,
+        Operation.REVOKE_LOGIN_TICKET: _LOGGED_IN,
         Operation.LIST_KEYS: _LOGGED_IN,
         Operation.GENERATE_KEY: _USER,
         Operation.DELETE_KEY: _USER,
@@ -113,8 +146,22 @@ GRANTS: Final[Mapping[Operation, frozenset[Role]]] = MappingProxyType(
         # Without a log-in, those that are not private.
         Operation.LIST_OBJECTS: _EVERYBODY,
         Operation.MANAGE_OBJECTS: _USER,
+        Operation.CHANGE_KEY: _USER,
+        Operation.TRUST_KEY: _ADMIN,
+        Operation.SHARE_KEY: _USER,
     }
 )
+
+
+NOT_WHEN_LENT: Final = frozenset(
+    {
+        Operation.CHANGE_OWN_PASSWORD,
+        Operation.CHANGE_OWN_MFA,
+        Operation.REGISTER_APPROVAL_KEY,
+        Operation.ISSUE_LOGIN_TICKET,
+    }
+)
+"""What a login ticket does not do for whoever holds it: it must not become the login itself."""
 
 
 def require(role: Role, operation: Operation) -> None:

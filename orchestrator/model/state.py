@@ -18,6 +18,7 @@ from orchestrator.model.errors import NotFoundError
 from orchestrator.model.key_spec import KeyClass
 from orchestrator.model.keys import Key
 from orchestrator.model.objects import StoredObject
+from orchestrator.model.quorum import QuorumPolicy, Token, UseGrant
 from orchestrator.model.roles import Role
 
 _MODULUS: Final = 1 << 2048
@@ -76,13 +77,25 @@ class Secrets(Record):
 
 
 class User(Record):
-    """A user; `version` rises with everything that ends logins."""
+    """A user; `version` rises with everything that ends logins, `unlocks` with every unlocking.
+
+    `quorum_key` and `mfa_key` are public keys in the form of `ssh_signature.parse_public_key`.
+    """
 
     name: str
     role: Role
     password_hash: str
     version: int
     locked: bool = False
+    disabled: bool = False
+    unlocks: int = 0
+    quorum_key: bytes = b""
+    mfa_key: bytes = b""
+
+    @property
+    def tries_version(self) -> int:
+        """What wrong passwords are counted under: each new password or unlocking starts anew."""
+        return self.version + self.unlocks
 
     def __repr__(self) -> str:
         return f"User({self.role}/{self.name})"
@@ -108,7 +121,20 @@ class EndedLogin(Record):
     until: int
 
 
-Row = Meta | Secrets | User | Host | MemberRow | Key | EndedLogin | StoredObject
+class LoginTicket(Record):
+    """A login that a user has given to a Unix user, until `until` (Unix ms)."""
+
+    name: str
+    role: Role
+    version: int
+    uid: int
+    until: int
+
+
+Row = (
+    Meta | Secrets | User | Host | MemberRow | Key | EndedLogin | QuorumPolicy | Token | UseGrant
+    | LoginTicket | StoredObject
+)  # fmt: skip
 
 
 @unique
@@ -122,6 +148,10 @@ class Table(StrEnum):
     MEMBERS = "members"
     KEYS = "keys"
     LOGINS = "logins"
+    QUORUM = "quorum"
+    TOKENS = "tokens"
+    GRANTS = "grants"
+    LOGIN_TICKETS = "login-tickets"
     OBJECTS = "objects"
 
 
@@ -133,6 +163,10 @@ ROW_TYPES: Final[Mapping[Table, type[Row]]] = {
     Table.MEMBERS: MemberRow,
     Table.KEYS: Key,
     Table.LOGINS: EndedLogin,
+    Table.QUORUM: QuorumPolicy,
+    Table.TOKENS: Token,
+    Table.GRANTS: UseGrant,
+    Table.LOGIN_TICKETS: LoginTicket,
     Table.OBJECTS: StoredObject,
 }
 ONLY: Final = "only"
@@ -225,6 +259,17 @@ class State:
     def all_keys(self) -> list[Key]:
         """Return all token keys, oldest first."""
         return [r for r in self.tables[Table.KEYS].copy().values() if isinstance(r, Key)]
+
+    @property
+    def quorum(self) -> QuorumPolicy:
+        """The cluster's quorum values; all off before the first is set."""
+        row = self.tables[Table.QUORUM].get(ONLY)
+        return row if isinstance(row, QuorumPolicy) else QuorumPolicy()
+
+    def tokens(self) -> dict[bytes, Token]:
+        """Return the tokens that wait for their operations."""
+        rows = self.tables[Table.TOKENS].copy().items()
+        return {bytes.fromhex(name): row for name, row in rows if isinstance(row, Token)}
 
     def object(self, ref: int) -> StoredObject:
         """Return a certificate or data object, or raise NotFoundError."""

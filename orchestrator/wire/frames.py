@@ -7,6 +7,8 @@ number (u64) that the reply repeats.
 from __future__ import annotations
 
 import socket
+import threading
+from collections import deque
 from dataclasses import dataclass
 from struct import Struct
 from typing import ClassVar, Final, Self
@@ -15,6 +17,8 @@ from orchestrator.model.errors import MalformedError
 
 PROTOCOL_VERSION: Final = 1
 FRAME_BYTES_MAX: Final = 1024 * 1024
+LEFT_FRAMES_MAX: Final = 64
+_PIECE_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ class FrameReader:
 
         Raises:
             MalformedError: a bad header, or a stream that ends within a frame.
-            TimeoutError: the socket's timeout; what was read so far is kept.
+            TimeoutError, BlockingIOError: the socket's timeout; what was read so far is kept.
         """
         header_bytes = FrameHeader.LAYOUT.size
         if not self._fill(header_bytes):
@@ -80,3 +84,48 @@ class FrameReader:
                 return False
             self._buffer += piece
         return True
+
+
+class FrameWriter:
+    """Writes the frames of many threads to one socket.
+
+    Who finds another thread sending leaves its frame there and goes on: a crowd then costs one
+    call to the kernel for many frames, and no thread waits for another's. A frame that is left is
+    sent, or the sending thread meets the error that ends the stream.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._sending = threading.Lock()
+        self._left: deque[bytes] = deque()
+        self._is_broken = False
+
+    def write(self, frame: bytes) -> None:
+        """Send a frame, or leave it with the thread that sends; raise OSError when the stream ends.
+
+        Blocks while too many frames are left: a peer that does not read must not fill our memory.
+        """
+        self._left.append(frame)
+        # Looked at again after every release: a frame may have been left just before it.
+        while self._left and self._sending.acquire(blocking=len(self._left) > LEFT_FRAMES_MAX):
+            try:
+                if self._is_broken:
+                    raise BrokenPipeError("the stream broke within a frame")
+                while self._left:
+                    self._sock.sendall(self._take())
+            except BaseException:
+                self._is_broken = True
+                raise
+            finally:
+                self._sending.release()
+
+    def _take(self) -> bytes:
+        """Return the oldest frames, as many as make a piece; the caller holds the lock."""
+        piece = self._left.popleft()
+        if not self._left:
+            return piece
+        pieces, size = [piece], len(piece)
+        while self._left and size + len(self._left[0]) <= _PIECE_BYTES:
+            pieces.append(self._left.popleft())
+            size += len(pieces[-1])
+        return b"".join(pieces)

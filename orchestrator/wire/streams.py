@@ -50,6 +50,17 @@ def dial(path: Path, timeout_s: float) -> socket.socket:
     return sock
 
 
+def limit_waits(sock: socket.socket, *, send_s: float, receive_s: float = 0.0) -> None:
+    """Make a blocking socket raise BlockingIOError when nothing moves for so long; 0: never.
+
+    The kernel's own timeouts: Python's cost a poll before every call, and are of the whole socket.
+    """
+    for option, limit_s in ((socket.SO_SNDTIMEO, send_s), (socket.SO_RCVTIMEO, receive_s)):
+        seconds, rest = divmod(limit_s, 1)
+        timeval = struct.pack("ll", int(seconds), int(rest * 1e6))
+        sock.setsockopt(socket.SOL_SOCKET, option, timeval)
+
+
 def peer_uid(sock: socket.socket) -> int:
     """Return the Unix user of the other end, as the kernel saw it connect."""
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))

@@ -34,7 +34,7 @@ from orchestrator.model.key_spec import (
     SignMechanism,
     SignScheme,
 )
-from orchestrator.model.keys import SESSION_KEY_BIT, KeyFilter
+from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter
 from orchestrator.model.roles import Role
 from orchestrator.wire import messages as m
 from tests.agent.test_key_use import AES, EC, SECRET, Used, code_of, draft, pair
@@ -54,7 +54,9 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Used]:
 
 @pytest.fixture(scope="module")
 def changes(used: Used) -> Changes:
-    return Changes(used.cluster.controller, used.session, used.cluster.anchor, list)
+    return Changes(
+        used.cluster.controller, used.session, used.cluster.anchor, list, used.cluster.clock
+    )
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +139,7 @@ def test_what_is_refused_of_clear_keys(used: Used, changes: Changes) -> None:
     _, value = p256()
     spec = EC[Curve.P256]
     for asked, code in (
-        ((AES, VALUE, draft(wrap="true")), "attribute-conflict"),
+        ((AES, VALUE, draft(wrap="true", decrypt="true")), "attribute-conflict"),
         ((AES, VALUE, draft(local="true")), "attribute-read-only"),
         ((AES, VALUE, draft(sensitive="false")), "attribute-read-only"),
         ((AES, VALUE, draft(trusted="true")), "attribute-read-only"),
@@ -282,12 +284,21 @@ def test_labels_ids_and_attributes_of_a_copy_are_checked(used: Used, changes: Ch
 
 
 def test_only_the_owner_copies(used: Used, other: Session) -> None:
-    theirs = Changes(used.cluster.controller, other, used.cluster.anchor, list)
+    theirs = Changes(used.cluster.controller, other, used.cluster.anchor, list, used.cluster.clock)
     [secret] = used.make(AES, draft())
     public, _ = used.make(EC[Curve.P256], *pair({}, {}))
     for ref, code in ((secret.ref, "not-found"), (public.ref, "not-owner"), (1, "not-found")):
         assert code_of(theirs.copy_key, ref, m.KeyCopy()) == code
         assert code_of(other.copy_session_key, ref, m.KeyCopy()) == code
+
+
+def test_a_key_that_needs_approvals_is_not_copied(
+    used: Used, changes: Changes, other: Session
+) -> None:
+    guarded = m.KeyDraft(KeyClass.SECRET, "key", (), (other.name,), (), (), 2, 2)
+    [source] = used.make(AES, guarded)
+    assert code_of(changes.copy_key, source.ref, m.KeyCopy()) == "quorum-key"
+    assert code_of(used.session.copy_session_key, source.ref, m.KeyCopy()) == "quorum-key"
 
 
 def test_changes_answer_with_the_key(used: Used, changes: Changes) -> None:
@@ -299,3 +310,77 @@ def test_changes_answer_with_the_key(used: Used, changes: Changes) -> None:
     assert not key.attributes.local
     with pytest.raises(OrchestratorError):
         changes.derive_key(private.ref, Agreement(os.urandom(65)), AES, draft())
+
+
+# --- copies, and changes of attributes ---
+
+
+def set_(changes: Changes, key: Key, name: str, value: str) -> None:
+    changes.set_attribute(key.ref, name, value)
+
+
+def test_no_copy_decrypts_what_another_wraps(used: Used, changes: Changes) -> None:
+    stays = draft(encrypt="true", decrypt="true", extractable="false")
+    [source] = used.make(AES, stays)
+    _, copy = changes.copy_key(source.ref, m.KeyCopy())
+    set_(changes, source, "decrypt", "false")
+    assert code_of(set_, changes, source, "wrap", "true") == "attribute-conflict"
+    set_(changes, copy, "decrypt", "false")
+    set_(changes, source, "wrap", "true")
+    for key in (source, copy):  # for ever, also when it wraps no more
+        assert code_of(set_, changes, key, "decrypt", "true") == "attribute-conflict"
+    set_(changes, source, "wrap", "false")
+    changes.delete_key(source.ref)
+    assert code_of(set_, changes, copy, "decrypt", "true") == "attribute-conflict"
+
+
+def test_a_copy_that_is_late_is_compared_as_well(used: Used, changes: Changes) -> None:
+    """Its attributes were taken before its source began to wrap, and its place comes after."""
+    cluster = used.cluster
+    [source] = used.make(AES, draft(decrypt="true", extractable="false"))
+    hsm = cluster.machines[0].id
+    asked = m.Prepare(used.session.ticket(), "late-copy", m.CopyKey(source.ref, m.KeyCopy()), 0)
+    assert isinstance(cluster.controller.roster.call(hsm, asked), m.Prepared)
+    set_(changes, source, "decrypt", "false")
+    set_(changes, source, "wrap", "true")
+    with pytest.raises(OrchestratorError) as caught:
+        cluster.controller.roster.call(hsm, asked)  # the work stands, its place is another now
+    assert caught.value.code == "attribute-conflict"
+
+
+def test_a_copy_of_what_could_leave_never_wraps(used: Used, changes: Changes) -> None:
+    [source] = used.make(AES, draft(encrypt="true"))
+    _, copy = changes.copy_key(source.ref, m.KeyCopy(None, None, (("extractable", "false"),)))
+    assert code_of(set_, changes, copy, "wrap", "true") == "attribute-conflict"
+    changes.delete_key(source.ref)
+    assert code_of(set_, changes, copy, "wrap", "true") == "attribute-conflict"
+    _, again = changes.copy_key(copy.ref, m.KeyCopy())
+    assert code_of(set_, changes, again, "wrap", "true") == "attribute-conflict"
+
+
+def test_a_session_copy_ends_when_a_key_of_its_value_changes(used: Used, changes: Changes) -> None:
+    session = used.session
+    [source] = used.make(AES, draft(encrypt="true", decrypt="true", extractable="false"))
+    _, other_copy = changes.copy_key(source.ref, m.KeyCopy(None, None, (("decrypt", "false"),)))
+    temporary = session.copy_session_key(source.ref, m.KeyCopy())
+    for name, value in (("label", "x"), ("decrypt", "false"), ("token", "true")):
+        assert code_of(changes.set_attribute, temporary.ref, name, value) == "not-modifiable"
+    sealed = session.encrypt(temporary.ref, b"x")
+    assert session.decrypt(temporary.ref, sealed) == b"x"
+    set_(changes, source, "decrypt", "false")
+    assert code_of(session.decrypt, temporary.ref, sealed) == "not-found"
+    temporary = session.copy_session_key(source.ref, m.KeyCopy())
+    set_(changes, other_copy, "wrap", "true")
+    assert code_of(session.encrypt, temporary.ref, b"x") == "not-found"
+
+
+def test_copies_of_private_keys_follow_their_public_half(used: Used, changes: Changes) -> None:
+    rsa = KeySpec(KeyType.RSA, 2048, None, 65537)
+    halves = pair({"encrypt": "true"}, {"decrypt": "true", "extractable": "false"})
+    public, private = used.make(rsa, *halves)
+    _, copy = changes.copy_key(private.ref, m.KeyCopy())
+    set_(changes, private, "decrypt", "false")
+    assert code_of(set_, changes, public, "wrap", "true") == "attribute-conflict"
+    set_(changes, copy, "decrypt", "false")
+    set_(changes, public, "wrap", "true")
+    assert code_of(set_, changes, copy, "decrypt", "true") == "attribute-conflict"

@@ -7,6 +7,7 @@ import hmac
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -36,8 +37,9 @@ from orchestrator.model.key_spec import (
     SignMechanism,
     SignScheme,
 )
-from orchestrator.model.keys import SESSION_KEY_BIT, Key
+from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter
 from orchestrator.model.roles import Role
+from orchestrator.model.state import ONLY, Table
 from orchestrator.wire import messages as m
 from tests.stateful.harness import CLUSTER, PASSWORD, FakeStream, LocalCluster
 
@@ -171,6 +173,118 @@ def test_macs_are_made_by_default_and_verified_in_the_hsm(used: Used) -> None:
         assert code_of(session.mac, verifier.ref, mechanism, b"data") == "key-usage"
 
 
+# --- changed and shared ---
+
+
+def changed(used: Used, key: Key, name: str, value: str) -> None:
+    used.change(m.ChangeKey(key.ref, name, value))
+
+
+def test_a_changed_attribute_holds_for_a_loaded_key(used: Used) -> None:
+    session = used.session
+    [key] = used.make(AES, draft(encrypt="true", decrypt="true"))
+    sealed = session.encrypt(key.ref, b"x")
+    changed(used, key, "encrypt", "false")
+    for machine in used.cluster.machines:
+        assert code_of(session.encrypt, key.ref, b"x") == "key-usage", machine.id
+    assert session.decrypt(key.ref, sealed) == b"x"
+    changed(used, key, "encrypt", "true")
+    assert session.decrypt(key.ref, session.encrypt(key.ref, b"y")) == b"y"
+    conflict = m.ChangeKey(key.ref, "wrap", "true")
+    assert code_of(used.change, conflict) == "attribute-conflict"
+    changed(used, key, "label", "renamed")
+    assert session.key("renamed", "secret-key").ref == key.ref
+
+
+def test_a_pair_made_to_wrap_stays_and_never_decrypts(used: Used) -> None:
+    public, private = used.make(RSA, *pair({"wrap": "true"}, {"unwrap": "true"}))
+    assert public.guards.half_stays
+    assert not private.attributes.extractable
+    conflict = m.ChangeKey(private.ref, "decrypt", "true")
+    assert code_of(used.change, conflict) == "attribute-conflict"
+    for given in ({"decrypt": "true"}, {"extractable": "true"}):
+        assert code_of(used.make, RSA, *pair({"wrap": "true"}, given)) == "attribute-conflict"
+        assert code_of(
+            used.session.make_session_keys, RSA, pair({"wrap": "true"}, given)
+        ) == "attribute-conflict"  # fmt: skip
+
+
+def test_a_session_key_changes_where_it_lives(used: Used) -> None:
+    session = used.session
+    [key] = session.make_session_keys(AES, (draft(encrypt="true"),))
+    session.change_session_key(key.ref, "encrypt", "false")
+    assert code_of(session.encrypt, key.ref, b"x") == "key-usage"
+    session.change_session_key(key.ref, "label", "mine")
+    assert session.key("mine", "secret-key").ref == key.ref
+    for name in ("trusted", "local", "private"):
+        assert (
+            code_of(session.change_session_key, key.ref, name, "true") == "attribute-read-only"
+        ), name
+    assert code_of(session.change_session_key, key.ref, "token", "true") == "usage"
+    assert code_of(session.change_session_key, 1 << 63, "label", "x") == "not-found"
+    public, private = session.make_session_keys(RSA, pair({}, {"extractable": "false"}))
+    session.change_session_key(public.ref, "wrap", "true")
+    assert (
+        code_of(session.change_session_key, private.ref, "decrypt", "true") == "attribute-conflict"
+    )
+
+
+def test_a_session_key_becomes_a_token_key(used: Used) -> None:
+    session = used.session
+    [key] = session.make_session_keys(AES, (draft(encrypt="true", decrypt="true"),))
+    sealed = session.encrypt(key.ref, b"x")
+    home = session.home_of(key.ref)
+    keep = m.KeepSessionKey(key.ref)
+    other = next(x.id for x in used.cluster.members if x.id != home)
+    change = used.cluster.controller.change
+    with pytest.raises(RemoteError) as caught:
+        change(lambda _: keep, ticket=session.ticket(), author=other)
+    assert caught.value.code == "not-found"
+    stranger = used.cluster.login(Role.CRYPTO_USER, "cu")
+    with pytest.raises(RemoteError) as caught:
+        change(lambda _: keep, ticket=stranger, author=home)  # the same user, another login
+    assert caught.value.code == "not-found"
+    [kept] = change(lambda _: keep, ticket=session.ticket(), author=home).keys
+    assert not kept.ref & SESSION_KEY_BIT
+    assert kept.attributes.token
+    assert session.decrypt(kept.ref, sealed) == b"x"
+    assert code_of(session.decrypt, key.ref, sealed) == "not-found"
+    assert code_of(used.change, m.KeepSessionKey(kept.ref)) == "usage"
+
+
+def test_who_shares_a_key_uses_it_and_no_more(used: Used) -> None:
+    admin = used.cluster.login(Role.ADMIN, "admin")
+    used.cluster.controller.change(
+        lambda hsm: m.CreateUser(
+            "friend",
+            Role.CRYPTO_USER,
+            used.cluster.seal(hsm, "new-password", Role.CRYPTO_USER, "friend"),
+        ),
+        ticket=admin,
+    )
+    balancer = used.session.balancer
+    friend = Session(balancer, used.cluster.clock, Role.CRYPTO_USER, "friend").login(PASSWORD)
+    public, private = used.make(EC[Curve.P256], *pair({}, {"derive": "true"}))
+    used.change(m.ShareKey(private.ref, "friend"))
+    agreement, _ = peer_of(public)
+    assert code_of(friend.derive_session_key, private.ref, agreement, AES, draft()) == "not-owner"
+    [key] = used.make(AES, draft(encrypt="true", decrypt="true"))
+    assert code_of(friend.encrypt, key.ref, b"x") == "not-found"
+    used.change(m.ShareKey(key.ref, "friend"))
+    assert used.session.decrypt(key.ref, friend.encrypt(key.ref, b"x")) == b"x"
+    assert friend.find_key(KeyFilter(ref=key.ref)).shared == ("friend",)
+    for change in (m.ChangeKey(key.ref, "label", "x"), m.DeleteKey(key.ref)):
+        with pytest.raises(RemoteError) as caught:
+            used.cluster.controller.change(lambda _, c=change: c, ticket=friend.ticket())  # type: ignore[misc]
+        assert caught.value.code == "not-owner"
+    used.change(m.UnshareKey(key.ref, "friend"))
+    assert code_of(friend.encrypt, key.ref, b"x") == "not-found"
+    born = m.KeyDraft(KeyClass.SECRET, "born", (("encrypt", "true"),), shared=("FRIEND",))
+    [key] = used.make(AES, born)
+    assert friend.encrypt(key.ref, b"x")
+    assert code_of(used.session.make_session_keys, AES, (born,)) == "session-key"
+
+
 # --- ECDH ---
 
 
@@ -291,6 +405,22 @@ def test_fips_mode_decrypts_nothing_with_pkcs1(used: Used) -> None:
     sealed = session.encrypt(public.ref, b"x", mechanism=pkcs1)
     assert len(sealed) == 256
     assert code_of(session.decrypt, private.ref, sealed, mechanism=pkcs1) == "fips-mode"
+
+
+def test_pkcs1_decrypts_in_a_cluster_of_the_other_mode(tmp_path: Path) -> None:
+    used = Used(tmp_path)
+    for machine in used.cluster.machines:
+        assert machine.hsm is not None
+        state = machine.hsm.core.state
+        meta = msgspec.structs.replace(state.meta, mode="NON_FIPS")
+        state.tables[Table.META][ONLY] = meta
+    pkcs1 = CipherMechanism(CipherScheme.RSA_PKCS)
+    public, private = used.make(RSA, *pair({"encrypt": "true"}, {"decrypt": "true"}))
+    sealed = used.session.encrypt(public.ref, b"x", mechanism=pkcs1)
+    assert used.session.decrypt(private.ref, sealed, mechanism=pkcs1) == b"x"
+    for bad in (bytes(256), sealed[:-1] + bytes([sealed[-1] ^ 1]), b"", sealed + b"x"):
+        assert code_of(used.session.decrypt, private.ref, bad, mechanism=pkcs1) == "blob-refused"
+    used.close()
 
 
 def test_short_macs_and_foreign_ciphertexts(used: Used) -> None:

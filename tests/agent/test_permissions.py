@@ -31,6 +31,7 @@ from orchestrator.model.key_spec import (
 from orchestrator.model.keys import KeyFilter
 from orchestrator.model.objects import ObjectClass, ObjectDraft, ObjectEdit, ObjectFilter
 from orchestrator.model.roles import Role
+from orchestrator.model.services import Service
 from orchestrator.wire import messages as m
 from orchestrator.wire.streams import listen
 from tests.stateful.harness import CLUSTER, PASSWORD, LocalCluster
@@ -128,6 +129,29 @@ TABLE: Final = {
     "make a MAC": (lambda t: m.Mac(t, 0, 1, MacMechanism.AES_CMAC, b""), {CU}),
     "verify a MAC": (lambda t: m.VerifyMac(t, 0, 1, MacMechanism.AES_CMAC, b"", b""), {CU}),
     "random": (lambda t: m.Random(t, 8), {CU}),
+    "unlock user": (_prepare(m.UnlockUser("nobody", Role.CRYPTO_USER)), {CO}),
+    "disable user": (_prepare(m.DisableUser("nobody", Role.CRYPTO_USER)), {CO}),
+    "enable user": (_prepare(m.EnableUser("nobody", Role.CRYPTO_USER)), {CO}),
+    "transfer keys": (_prepare(m.TransferKeys("nobody", "cu")), {CO}),
+    "register an approval key": (_prepare(m.RegisterApprovalKey(b"", b"", b"")), {CO, CU}),
+    "change another's second factor": (_prepare(m.ChangeMfa("other", Role.CRYPTO_USER, b"")), {CO}),
+    "ask for a second factor's challenge": (
+        lambda _: m.MfaChallenge("cu", Role.CRYPTO_USER),
+        {NONE, CO, CU},
+    ),
+    "list quorum values": (lambda _: m.ListQuorum(), {NONE, CO, CU}),
+    "generate a quorum token": (_prepare(m.IssueToken(Service.REGISTRATION)), {CO, CU}),
+    "delete all quorum tokens": (_prepare(m.DeleteTokens(of_all=True)), {CO}),
+    "set a quorum value": (_prepare(m.SetQuorumValue(Service.MFA, 1)), {CO}),
+    "set the quorum policy": (
+        _prepare(m.SetQuorumPolicy(False, False, 0, 0)),
+        {CO},
+    ),
+    "approve a key's use": (_prepare(m.ApproveKeyUse(1, "sign", b"")), {CU}),
+    "issue a login ticket": (_prepare(m.IssueLoginTicket(1, 0)), {CU}),
+    "list login tickets": (m.ListLoginTickets, {CO, CU}),
+    "take a login ticket": (lambda t: m.TakeLoginTicket(t, 0, "x"), {CU}),
+    "revoke a login ticket": (_prepare(m.RevokeLoginTicket("x")), {CO, CU}),
     "import a clear key": (_prepare(m.ImportClearKey(AES, DRAFTS[0], b"")), {CU}),
     "import a session key": (lambda t: m.ImportSessionKey(t, AES, DRAFTS[0], b""), {CU}),
     "copy a key": (_prepare(m.CopyKey(1, m.KeyCopy())), {CU}),
@@ -136,6 +160,12 @@ TABLE: Final = {
     "store an object": (_prepare(m.PutObject(OBJECT)), {CU}),
     "change an object": (_prepare(m.EditObject(1, ObjectEdit(label="x"))), {CU}),
     "delete an object": (_prepare(m.DeleteObject(1)), {CU}),
+    "change a key": (_prepare(m.ChangeKey(1, "label", "x")), {CU}),
+    "trust a key": (_prepare(m.ChangeKey(1, "trusted", "true")), {CO}),
+    "share a key": (_prepare(m.ShareKey(1, "cu")), {CU}),
+    "end a share": (_prepare(m.UnshareKey(1, "cu")), {CU}),
+    "keep a session key": (_prepare(m.KeepSessionKey(1 << 63)), {CU}),
+    "change a session key": (lambda t: m.ChangeSessionKey(t, 1 << 63, "label", "x"), {CU}),
     "activate": (_prepare(m.ActivateCluster(b"")), {NONE}),
     "initialise": (_prepare(m.InitializeCluster(b"", b"")), {NONE}),
     "remove an HSM": (_prepare(m.RemoveHsm("hsm-x")), {NONE}),

@@ -21,6 +21,8 @@ SPECIAL: dict[type[OrchestratorError], OrchestratorError] = {
     errors.RefusedError: errors.RefusedError("some-code", "no"),
     errors.NotFoundError: errors.NotFoundError("key", "k"),
     errors.PermissionDeniedError: errors.PermissionDeniedError("admin", "sign"),
+    errors.UserDisabledError: errors.UserDisabledError("admin", "bob"),
+    errors.MfaRequiredError: errors.MfaRequiredError("admin", "bob"),
     errors.BehindError: errors.BehindError(1, 2),
     errors.PendingError: errors.PendingError("request-1", 1, 2),
     errors.RemoteError: errors.RemoteError("login-failed", "no", exit_status=4, retryable=False),

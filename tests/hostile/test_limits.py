@@ -172,7 +172,7 @@ def test_the_28th_hsm_joins_and_the_29th_does_not(cluster: LocalCluster, state: 
 
 def _changes(cluster: LocalCluster) -> list[e.Change]:
     entries = cluster.ledger.after(0, 100)
-    return [e.decode_change(x.body) for x in entries if x.parse_header().kind in e.CLEAR_KINDS]
+    return [e.decode_body(x.body)[0] for x in entries if x.parse_header().kind in e.CLEAR_KINDS]
 
 
 def test_the_29th_hsm_is_refused_before_a_host_is_asked() -> None:

@@ -34,7 +34,9 @@ from orchestrator.model.key_spec import (
     SignScheme,
 )
 from orchestrator.model.keys import Attributes, Key, KeyFilter
+from orchestrator.model.objects import ObjectClass, ObjectDraft, ObjectEdit, ObjectFilter
 from orchestrator.model.roles import Role
+from orchestrator.model.services import Service
 from orchestrator.model.state import Table, key_row
 from orchestrator.wire import messages as m
 from orchestrator.wire.frames import FRAME_BYTES_MAX, FrameHeader, pack_frame
@@ -107,6 +109,28 @@ def every_request(cluster: LocalCluster) -> list[m.Request]:
         m.DeriveKeys(1 << 16, AGREEMENT, AES, DRAFT),
         m.DeleteKey(1 << 16),
         m.SetRecoveryKey(bytes(97), 3, 5),
+        m.ChangeKey(1 << 16, "label", "text"),
+        m.ShareKey(1 << 16, "cu"),
+        m.UnshareKey(1 << 16, "cu"),
+        m.KeepSessionKey(1 << 63),
+        m.ImportClearKey(AES, DRAFT, b"sealed"),
+        m.CopyKey(1 << 16, m.KeyCopy("label", b"id", (("encrypt", "false"),))),
+        m.PutObject(ObjectDraft(object_class=ObjectClass.DATA, value=b"value")),
+        m.EditObject(1 << 16, ObjectEdit(label="text", value=b"value")),
+        m.DeleteObject(1 << 16),
+        m.UnlockUser("name", Role.CRYPTO_USER),
+        m.DisableUser("name", Role.CRYPTO_USER),
+        m.EnableUser("name", Role.CRYPTO_USER),
+        m.TransferKeys("name", "cu"),
+        m.RegisterApprovalKey(b"public", b"data", b"signature"),
+        m.ChangeMfa("cu", Role.CRYPTO_USER, b"password", b"public", b"data", b"signature"),
+        m.IssueToken(Service.REGISTRATION),
+        m.DeleteTokens(of_all=True),
+        m.SetQuorumValue(Service.MFA, 2),
+        m.SetQuorumPolicy(False, False, 0, 0),
+        m.ApproveKeyUse(1 << 16, "sign", bytes(32)),
+        m.IssueLoginTicket(1000, 0),
+        m.RevokeLoginTicket("login"),
     ]
     return [
         m.Hello(),
@@ -144,6 +168,14 @@ def every_request(cluster: LocalCluster) -> list[m.Request]:
         m.TellTries((m.SignedTries(b"tries", bytes(64)),)),
         m.Zeroize(),
         m.ReadAudit(t, 0),
+        m.ChangeSessionKey(t, 1 << 63, "label", "text"),
+        m.ImportSessionKey(t, AES, DRAFT, b"sealed"),
+        m.CopySessionKey(t, 0, 1 << 16, m.KeyCopy()),
+        m.MfaChallenge("cu", Role.CRYPTO_USER),
+        m.ListQuorum(),
+        m.ListLoginTickets(t),
+        m.TakeLoginTicket(t, 0, "login"),
+        m.ListObjects(t, 0, ObjectFilter(label="text", id=b"id"), 0, 10),
     ]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -185,3 +187,40 @@ def test_a_new_password_needs_the_old_one(job: demo.Demo, application: Applicati
     assert code_of(application.login, "cu2", old) == "login-failed"
     with application.login("cu2", new) as session, application.set_password(session, new, old):
         pass
+
+
+def test_a_clear_value_is_in_no_file(
+    job: demo.Demo, application: Application, session: Session
+) -> None:
+    value = os.urandom(32)
+    number = ec.generate_private_key(ec.SECP256R1()).private_numbers().private_value
+    changes = application.changes(session)
+    spec, pkcs8 = ec_private_key(P256_PARAMS, octets(number))
+    changes.import_clear_key(AES, value, draft(KeyClass.SECRET))
+    changes.import_clear_key(spec, pkcs8, draft(KeyClass.PRIVATE, sign="true"))
+    session.import_session_key(AES, value, draft(KeyClass.SECRET))
+    searched = 0
+    for path in job.home.rglob("*"):
+        if path.is_file():
+            content, searched = path.read_bytes(), searched + 1
+            for secret in (value, number.to_bytes(32, "big")):
+                for form in (secret, secret.hex().encode(), base64.b64encode(secret)[:40]):
+                    assert form not in content, path
+    assert searched > 10
+
+
+def test_many_threads_change_through_one_application(
+    application: Application, session: Session
+) -> None:
+    def make(number: int) -> int:
+        label = f"thread-{number}"
+        changes = application.changes(session)
+        _, keys = changes.generate_keys(
+            AES, (m.KeyDraft(KeyClass.SECRET, label),), request=f"{session.login_id}-{number}"
+        )
+        return keys[0].ref
+
+    with ThreadPoolExecutor(6) as pool:
+        refs = list(pool.map(make, range(12)))
+        assert len(set(refs)) == 12
+        assert list(pool.map(make, range(12))) == refs  # asked again: the same answers

@@ -122,7 +122,7 @@ def robbed(
         made.up()
         made.create()
         [entry] = made.plane.controller(made.cluster).ledger.after(0, 1)
-        first = e.decode_change(entry.body)
+        first, _ = e.decode_body(entry.body)
         assert isinstance(first, e.ClusterCreated)
         for step in (made.ceremony, made.join, made.users):
             step()

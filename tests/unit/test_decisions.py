@@ -141,6 +141,96 @@ def test_shared_and_indestructible_keys_stay(state: State) -> None:
     assert refused(state, e.KeyDeleted(CU, state.all_keys()[-1].ref)) == "not-destroyable"
 
 
+def owned(state: State, **fields: object) -> Key:
+    do(state, e.KeysCreated(CU, (msgspec.structs.replace(key(), **fields),)))
+    return state.all_keys()[-1]
+
+
+def test_a_share_is_the_owners_and_ends_with_the_user(state: State) -> None:
+    do(state, user("friend"))
+    do(state, user("other"))
+    friend, other = (e.Actor(n, Role.CRYPTO_USER) for n in ("friend", "other"))
+    ref = owned(state).ref
+    assert refused(state, e.KeyShared(CU, ref, "nobody")) == "not-found"
+    assert refused(state, e.KeyShared(CU, ref, "admin")) == "not-found"  # no crypto user
+    assert refused(state, e.KeyShared(CU, ref, "cu")) == "share-rule"
+    assert refused(state, e.KeyShared(other, ref, "friend")) == "not-found"
+    assert refused(state, e.KeyShared(CO, ref, "friend")) == "permission-denied"
+    assert refused(state, e.KeyUnshared(CU, ref, "friend")) == "not-found"
+    do(state, e.KeyShared(CU, ref, "friend"))
+    assert state.key(ref).shared == ("friend",)
+    assert refused(state, e.KeyShared(CU, ref, "friend")) == "exists"
+    for change in (
+        e.KeyShared(friend, ref, "other"),
+        e.KeyUnshared(friend, ref, "friend"),
+        e.KeyChanged(friend, ref, "label", "x"),
+        e.KeyDeleted(friend, ref),
+    ):
+        assert refused(state, change) == "not-owner"
+    do(state, e.KeyShared(CU, ref, "other"))
+    do(state, e.KeyUnshared(CU, ref, "other"))
+    assert not state.key(ref).usable_by("other")
+    before = state.seq
+    do(state, e.UserDeleted(CO, "friend", Role.CRYPTO_USER))
+    assert (state.seq, state.key(ref).shared) == (before + 1, ())
+    do(state, user("friend"))
+    assert not state.key(ref).usable_by("friend")
+
+
+def test_keys_are_born_shared_with_crypto_users_alone(state: State) -> None:
+    do(state, user("friend"))
+    assert owned(state, shared=("friend",)).usable_by("friend")
+    for shared, code in (
+        (("nobody",), "not-found"),
+        (("cu",), "share-rule"),
+        (("friend", "friend"), "share-rule"),
+    ):
+        assert refused(state, e.KeysCreated(CU, (key(shared=shared),))) == code
+
+
+def test_attributes_are_the_owners_and_trust_is_the_admins(state: State) -> None:
+    ref = owned(state, attributes=Attributes(extractable=False)).ref
+    do(state, e.KeyChanged(CU, ref, "label", "new"))
+    assert (state.key(ref).label, state.key(ref).ref) == ("new", ref)
+    assert refused(state, e.KeyChanged(CU, ref, "trusted", "true")) == "permission-denied"
+    assert refused(state, e.KeyChanged(CO, ref, "label", "x")) == "permission-denied"
+    assert refused(state, e.KeyChanged(CU, 5, "label", "x")) == "not-found"
+    do(state, e.KeyChanged(CO, ref, "trusted", "true"))
+    assert state.key(ref).attributes.trusted
+    assert refused(state, e.KeyChanged(CU, ref, "decrypt", "true")) == "attribute-conflict"
+    do(state, e.KeyChanged(CU, ref, "modifiable", "false"))
+    for actor, name in ((CO, "trusted"), (CU, "label"), (CU, "sign")):
+        assert refused(state, e.KeyChanged(actor, ref, name, "false")) == "not-modifiable"
+
+
+def test_a_change_of_one_half_marks_the_other(state: State) -> None:
+    pair = (
+        key(key_class=KeyClass.PUBLIC, spec=ASYM, public=b"spki"),
+        key(
+            key_class=KeyClass.PRIVATE,
+            spec=ASYM,
+            public=b"spki",
+            attributes=Attributes(extractable=False),
+        ),
+    )
+    do(state, e.KeysCreated(CU, pair))
+    public, private = state.all_keys()
+    assert public.guards.half_stays
+    do(state, e.KeyChanged(CU, public.ref, "wrap", "true"))
+    do(state, e.KeyDeleted(CU, public.ref))
+    assert refused(state, e.KeyChanged(CU, private.ref, "decrypt", "true")) == "attribute-conflict"
+    # A public half that came alone finds its private one in the cluster.
+    do(state, e.KeysCreated(CU, (key(key_class=KeyClass.PRIVATE, spec=ASYM, public=b"other"),)))
+    private = state.all_keys()[-1]
+    do(state, e.KeyChanged(CU, private.ref, "decrypt", "true"))
+    alone = key(
+        key_class=KeyClass.PUBLIC, spec=ASYM, public=b"other", attributes=Attributes(wrap=True)
+    )
+    assert refused(state, e.KeysCreated(CU, (alone,))) == "attribute-conflict"
+    assert refused(state, e.KeysCreated(CU, (pair[1], pair[0]))) == "key-rule"
+    assert refused(state, e.KeysCreated(CU, (pair[0], alone))) == "key-rule"
+
+
 def test_limits(state: State) -> None:
     limits = msgspec.structs.replace(state.meta.limits, users=4, keys=3, asymmetric_keys=2)
     state.tables[Table.META][ONLY] = msgspec.structs.replace(state.meta, limits=limits)

@@ -200,8 +200,7 @@ class Cbc(Operation):
                 raise CryptokiError(CKR.ENCRYPTED_DATA_LEN_RANGE)
             return made + self._request(CipherMechanism(CipherScheme.AES_CBC_PAD, self._iv), data)
         if data:
-            is_decrypt = self._request.is_decrypt
-            raise CryptokiError(CKR.ENCRYPTED_DATA_LEN_RANGE if is_decrypt else CKR.DATA_LEN_RANGE)
+            raise self._request.length_error()
         return made
 
 

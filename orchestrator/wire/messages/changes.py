@@ -6,14 +6,20 @@ from orchestrator.model.entries import Record, SignedJoinRequest
 from orchestrator.model.key_spec import Agreement, KeyClass, KeySpec
 from orchestrator.model.objects import ObjectDraft, ObjectEdit
 from orchestrator.model.roles import Role
+from orchestrator.model.services import Service
 
 
 class KeyDraft(Record):
-    """One key object to make: `attributes` are CLI names and values."""
+    """One key object to make: attributes and templates are CLI names and values."""
 
     key_class: KeyClass
     label: str
     attributes: tuple[tuple[str, str], ...] = ()
+    shared: tuple[str, ...] = ()
+    wrap_template: tuple[tuple[str, str], ...] = ()
+    unwrap_template: tuple[tuple[str, str], ...] = ()
+    manage_quorum: int = 0
+    use_quorum: int = 0
 
 
 class CreateCluster(Record, tag=True):
@@ -79,10 +85,11 @@ class CreateUser(Record, tag=True):
 
 
 class DeleteUser(Record, tag=True):
-    """Delete a user who owns no keys."""
+    """Delete a user who owns no keys, or whose keys `transfer_to` gets."""
 
     name: str
     role: Role
+    transfer_to: str = ""
 
 
 class ChangePassword(Record, tag=True):
@@ -91,6 +98,8 @@ class ChangePassword(Record, tag=True):
     name: str
     role: Role
     password: bytes
+    deregister_mfa: bool = False
+    deregister_quorum: bool = False
 
 
 class EndLogin(Record, tag=True):
@@ -132,6 +141,125 @@ class SetRecoveryKey(Record, tag=True):
     point: bytes
     threshold: int
     shares: int
+
+
+class UnlockUser(Record, tag=True):
+    """End a lock."""
+
+    name: str
+    role: Role
+
+
+class DisableUser(Record, tag=True):
+    """Let a user log in no more."""
+
+    name: str
+    role: Role
+
+
+class EnableUser(Record, tag=True):
+    """Let a disabled user log in again."""
+
+    name: str
+    role: Role
+
+
+class TransferKeys(Record, tag=True):
+    """Give all keys of one crypto user to another."""
+
+    name: str
+    to: str
+
+
+class RegisterApprovalKey(Record, tag=True):
+    """Register the caller's quorum key, with proof of possession."""
+
+    public: bytes
+    approval_data: bytes
+    signature: bytes
+
+
+class ChangeMfa(Record, tag=True):
+    """Set a second factor, or remove it when `public` is empty.
+
+    `password` is sealed as in `password_info`; empty leaves it as it is.
+    """
+
+    name: str
+    role: Role
+    password: bytes
+    public: bytes = b""
+    approval_data: bytes = b""
+    signature: bytes = b""
+    change_quorum: bool = False
+
+
+class IssueToken(Record, tag=True):
+    """Make a quorum token; `words` bind it to one operation (`guards.words_of`)."""
+
+    service: Service
+    ref: int = 0
+    words: str = ""
+
+
+class DeleteTokens(Record, tag=True):
+    """Withdraw the caller's quorum tokens, or everybody's."""
+
+    of_all: bool
+
+
+class SetQuorumValue(Record, tag=True):
+    """Set how many approvals a service needs."""
+
+    service: Service
+    value: int
+
+
+class SetQuorumPolicy(Record, tag=True):
+    """See `quorum.QuorumPolicy`."""
+
+    bound_only: bool
+    guards_use: bool
+    generated_s: int
+    approved_s: int
+
+
+class ApproveKeyUse(Record, tag=True):
+    """Spend approvals on one exact use of a key, named by `quorum.use_digest`."""
+
+    ref: int
+    operation: str
+    request: bytes
+
+
+class IssueLoginTicket(Record, tag=True):
+    """Let a Unix user log in as the caller, without second factor, until `until` (Unix ms)."""
+
+    uid: int
+    until: int
+
+
+class RevokeLoginTicket(Record, tag=True):
+    """End a login ticket."""
+
+    login: str
+
+
+PeopleRequest = (
+    UnlockUser
+    | DisableUser
+    | EnableUser
+    | TransferKeys
+    | RegisterApprovalKey
+    | ChangeMfa
+    | IssueToken
+    | DeleteTokens
+    | SetQuorumValue
+    | SetQuorumPolicy
+    | ApproveKeyUse
+    | IssueLoginTicket
+    | RevokeLoginTicket
+)
 
 
 class ImportClearKey(Record, tag=True):
@@ -179,6 +307,34 @@ class DeleteObject(Record, tag=True):
     ref: int
 
 
+class ChangeKey(Record, tag=True):
+    """Change an attribute of a token key (CLI name and value)."""
+
+    ref: int
+    name: str
+    value: str
+
+
+class ShareKey(Record, tag=True):
+    """Let another crypto user use a token key."""
+
+    ref: int
+    user: str
+
+
+class UnshareKey(Record, tag=True):
+    """Let a crypto user use a token key no more."""
+
+    ref: int
+    user: str
+
+
+class KeepSessionKey(Record, tag=True):
+    """Make a session key of this login and HSM a token key; the session key is gone then."""
+
+    ref: int
+
+
 ChangeRequest = (
     CreateCluster
     | InitializeCluster
@@ -197,9 +353,14 @@ ChangeRequest = (
     | DeriveKeys
     | DeleteKey
     | SetRecoveryKey
+    | PeopleRequest
     | ImportClearKey
     | CopyKey
     | PutObject
     | EditObject
     | DeleteObject
+    | ChangeKey
+    | ShareKey
+    | UnshareKey
+    | KeepSessionKey
 )

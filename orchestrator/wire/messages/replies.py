@@ -9,6 +9,7 @@ from orchestrator.model.errors import MalformedError, OrchestratorError, RemoteE
 from orchestrator.model.keys import Key
 from orchestrator.model.objects import StoredObject
 from orchestrator.model.roles import Role
+from orchestrator.model.services import Service
 from orchestrator.model.state import Phase
 from orchestrator.wire.messages.changes import LockUser
 from orchestrator.wire.messages.signed import SignedGrant, SignedTries
@@ -66,11 +67,15 @@ class Prepared(Record, tag=True):
 
 
 class Committed(Record, tag=True):
-    """What an applied request led to: its place and the keys it made (without blobs)."""
+    """What an applied request led to: its place and the keys it made (without blobs).
+
+    `data` is a quorum token's approval_data, or the id of a login that was lent.
+    """
 
     seq: int
     kind: str
     keys: tuple[Key, ...] = ()
+    data: bytes = b""
 
 
 class Applied(Record, tag=True):
@@ -102,12 +107,56 @@ class UserView(Record):
     name: str
     role: Role
     locked: bool
+    disabled: bool = False
+    mfa: bool = False
+    quorum: bool = False
 
 
 class UserPage(Record, tag=True):
     """All users."""
 
     users: tuple[UserView, ...]
+
+
+class TokenView(Record):
+    """A quorum token that waits. Times in Unix ms; `words` is empty unless it is bound."""
+
+    token: bytes
+    service: Service
+    ref: int
+    name: str
+    role: Role
+    words: str
+    issued_at: int
+    expires_at: int
+    approvals_required: int
+
+
+class QuorumPage(Record, tag=True):
+    """Quorum values of all services that have one (1 is off), policy, and tokens."""
+
+    values: tuple[tuple[Service, int], ...]
+    bound_only: bool
+    guards_use: bool
+    generated_s: int
+    approved_s: int
+    tokens: tuple[TokenView, ...]
+
+
+class LoginTicketView(Record):
+    """A login that a user has given to a Unix user, until `until` (Unix ms)."""
+
+    login: str
+    name: str
+    role: Role
+    uid: int
+    until: int
+
+
+class LoginTicketPage(Record, tag=True):
+    """Login tickets."""
+
+    tickets: tuple[LoginTicketView, ...]
 
 
 class MemberView(Record):
@@ -224,7 +273,7 @@ class Done(Record, tag=True):
 Reply = (
     Refusal | Welcome | Ticket | Prepared | Committed | Applied | EntryPage | StateDigest
     | UserPage | MemberPage | KeyPage | Data | BlobReady | SnapshotChecked | SignedJoin | Granted
-    | Accepted | PendingChanges | AuditPage | Done | ObjectPage
+    | Accepted | PendingChanges | AuditPage | Done | ObjectPage | QuorumPage | LoginTicketPage
 )  # fmt: skip
 
 _reply_decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)

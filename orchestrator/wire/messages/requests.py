@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from orchestrator.model.entries import Entry, Envelope, Record, SignedJoinRequest
+from orchestrator.model.entries import Approval, Entry, Envelope, Record, SignedJoinRequest
 from orchestrator.model.errors import MalformedError
 from orchestrator.model.key_spec import (
     Agreement,
@@ -28,12 +28,27 @@ class Hello(Record, tag=True):
     """Ask who is there; answered to anybody on the stream."""
 
 
+class Factor(Record):
+    """A second factor: what MfaChallenge answered at this HSM, and its signature."""
+
+    approval_data: bytes
+    signature: bytes
+
+
 class Login(Record, tag=True):
     """Log in; `password` is sealed as in `password_info`."""
 
     name: str
     role: Role
     password: bytes
+    factor: Factor | None = None
+
+
+class MfaChallenge(Record, tag=True):
+    """Ask for what the second factor of a user is to sign: good once, at this HSM."""
+
+    name: str
+    role: Role
 
 
 class Renew(Record, tag=True):
@@ -49,6 +64,7 @@ class Prepare(Record, tag=True):
     request: str
     change: ChangeRequest
     seen: int
+    approval: Approval | None = None
 
 
 class Outcome(Record, tag=True):
@@ -90,6 +106,24 @@ class TellTries(Record, tag=True):
 
 class ListUsers(Record, tag=True):
     """List users."""
+
+
+class ListQuorum(Record, tag=True):
+    """List quorum values, policy and tokens."""
+
+
+class ListLoginTickets(Record, tag=True):
+    """List the caller's login tickets; an admin sees everybody's."""
+
+    ticket: bytes
+
+
+class TakeLoginTicket(Record, tag=True):
+    """Fetch the ticket of a login that the caller has issued."""
+
+    ticket: bytes
+    seen: int
+    login: str
 
 
 class ListMembers(Record, tag=True):
@@ -223,6 +257,15 @@ class ListObjects(Record, tag=True):
     limit: int = 100
 
 
+class ChangeSessionKey(Record, tag=True):
+    """Change an attribute of a session key (CLI name and value)."""
+
+    ticket: bytes
+    ref: int
+    name: str
+    value: str
+
+
 class TakeSnapshot(Record, tag=True):
     """Seal the state to the backup key; fetch it with Download. `reason` is for people."""
 
@@ -309,7 +352,10 @@ Request = (
     | MakeSessionKeys | DeriveSessionKey | DropSessionKey
     | TakeSnapshot | CheckSnapshot | Upload | Download | JoinChallenge | JoinStart | JoinGrant
     | JoinAccept | RecoverStart | RecoverAccept | Pending | Zeroize | ReadAudit
-    | ImportSessionKey | CopySessionKey | ListObjects
+    | MfaChallenge | ListQuorum | ListLoginTickets | TakeLoginTicket
+    | ListObjects
+    | ChangeSessionKey
+    | ImportSessionKey | CopySessionKey
 )  # fmt: skip
 
 _request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

@@ -1,0 +1,174 @@
+"""Which quorum guards a change, and what the change is called when people approve it.
+
+Invariants: a guard follows from state n and the change alone; the words name the operation and
+every argument that decides what it does, but no password; other changes have other words.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from shlex import quote
+
+from orchestrator.model import entries as e
+from orchestrator.model.quorum import QuorumPolicy
+from orchestrator.model.roles import Role
+from orchestrator.model.services import Service
+from orchestrator.model.state import State, User
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Approvals that a change needs. `ref` is the key of a key service, else 0."""
+
+    service: Service
+    needed: int
+    ref: int = 0
+    refusal: str = "Quorum approval is required for this operation"
+
+
+def guard_of(state: State, change: e.Change) -> Guard | None:
+    """Return the guard of `change` in this state, None when nobody must approve it."""
+    service, ref = service_of(change, state.quorum)
+    if service is None:
+        return None
+    if not ref:
+        guard = Guard(service, state.quorum.value(service))
+    elif service is Service.KEY_USAGE:
+        guard = Guard(service, state.key(ref).use_quorum, ref, "Quorum Failed")
+    else:
+        guard = Guard(service, state.key(ref).manage_quorum, ref)
+    return guard if guard.needed > 1 else None
+
+
+def service_of(change: e.Change, policy: QuorumPolicy) -> tuple[Service | None, int]:
+    """Return what can guard `change`: a service, and the key if it is a key service.
+
+    A new kind of change is guarded by a line here and its words in `words_of`.
+    """
+    match change:
+        case (
+            e.UserCreated()
+            | e.UserDeleted()
+            | e.UserUnlocked()
+            | e.UserDisabled()
+            | e.UserEnabled()
+            | e.KeysTransferred()
+        ):
+            return Service.USER, 0
+        case e.PasswordChanged():
+            own = (change.actor.role, change.actor.name) == (change.role, change.name)
+            weakens = change.deregister_mfa and change.role is Role.ADMIN
+            return (None if own and not weakens else Service.USER), 0
+        case e.MfaChanged():
+            return _mfa_service(change), 0
+        case e.QuorumValueSet() | e.QuorumPolicySet():
+            return Service.QUORUM, 0
+        case e.HostAdmitted() | e.HostExpelled():
+            return Service.CLUSTER, 0
+        case e.RecoveryKeySet():
+            # Both say something about it; the stricter counts.
+            return max((Service.SHARE_EXPORT, Service.CLUSTER), key=policy.value), 0
+        case e.KeyDeleted():
+            return Service.KEY_DELETE, 0
+        case e.HsmRemoved():
+            return Service.HSM_DELETE, 0
+        case e.ClusterRestored():
+            return Service.BACKUP_RESTORE, 0
+        case e.KeyUseApproved():
+            return Service.KEY_USAGE, change.ref
+        case _:
+            return None, 0
+
+
+def _mfa_service(change: e.MfaChanged) -> Service | None:
+    """Taking a factor away is guarded, and so is what an admin does to somebody else's."""
+    own = (change.actor.role, change.actor.name) == (change.role, change.name)
+    if own and (change.public or change.role is not Role.ADMIN):
+        return None
+    return Service.USER
+
+
+def approvers(state: State, guard: Guard) -> dict[tuple[Role, str], User]:
+    """Return who may approve: enabled users with a registered key."""
+    if guard.ref:
+        key = state.key(guard.ref)
+        named = {(Role.CRYPTO_USER, name) for name in (key.owner, *key.shared)}
+        users = [user for user in state.users() if (user.role, user.name) in named]
+    else:
+        users = [user for user in state.users() if user.role is Role.ADMIN]
+    return {(u.role, u.name): u for u in users if u.quorum_key and not u.disabled}
+
+
+def words_of(change: e.Change) -> str:  # one case per guarded kind of change, all straight
+    """Return what `change` does in words, empty for what no quorum can guard."""
+    match change:
+        case e.UserCreated():
+            return _words("user create", username=change.name, role=change.role)
+        case e.UserDeleted():
+            extra = {"transfer-to": change.transfer_to} if change.transfer_to else {}
+            return _words("user delete", username=change.name, role=change.role, **extra)
+        case e.UserUnlocked():
+            return _words("user unlock", username=change.name, role=change.role)
+        case e.UserDisabled():
+            return _words("user disable", username=change.name, role=change.role)
+        case e.UserEnabled():
+            return _words("user enable", username=change.name, role=change.role)
+        case e.KeysTransferred():
+            return _words("user transfer-keys", username=change.name, to=change.to)
+        case e.PasswordChanged():
+            return _words("user change-password", username=change.name, role=change.role, **{
+                "deregister-mfa": change.deregister_mfa,
+                "deregister-quorum": change.deregister_quorum,
+            })  # fmt: skip
+        case e.MfaChanged():
+            return _mfa_words(change)
+        case e.QuorumValueSet():
+            return _words("quorum set-value", service=change.service, value=change.value)
+        case e.QuorumPolicySet():
+            return _words("quorum set-policy", **{
+                "bound-only": change.bound_only, "guards-use": change.guards_use,
+                "generated": change.generated_s, "approved": change.approved_s,
+            })  # fmt: skip
+        case e.HostAdmitted():
+            return _words("host admit", host=change.host, key=change.key.hex())
+        case e.HostExpelled():
+            return _words("host expel", host=change.host)
+        case e.RecoveryKeySet():
+            return _words(
+                "recovery create-shares", shares=change.shares, threshold=change.threshold
+            )
+        case e.KeyDeleted():
+            return _words("key delete", **{"key-reference": f"0x{change.ref:016x}"})
+        case e.HsmRemoved():
+            return _words("hsm delete", hsm=change.hsm, compromised=change.compromised)
+        case e.ClusterRestored():
+            return _words("backup restore", backup=change.source_backup)
+        case e.KeyUseApproved():
+            reference = f"0x{change.ref:016x}"
+            return _words(
+                "key use", operation=change.operation, request=change.request.hex(),
+                **{"key-reference": reference},
+            )  # fmt: skip
+        case _:
+            return ""
+
+
+def _mfa_words(change: e.MfaChanged) -> str:
+    if not change.public:
+        what = "user change-mfa deregister"
+        return _words(what, username=change.name, role=change.role, **{
+            "change-quorum": change.change_quorum,
+        })  # fmt: skip
+    key = hashlib.sha256(change.public).hexdigest()
+    return _words("user change-mfa", username=change.name, role=change.role, **{
+        "change-quorum": change.change_quorum, "public-key": key,
+    })  # fmt: skip
+
+
+def _words(what: str, /, **arguments: object) -> str:
+    texts = {
+        name: str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in arguments.items()
+    }
+    return " ".join([what, *(f"{name}={quote(text)}" for name, text in texts.items())])
