@@ -48,9 +48,13 @@ test: setup ## pass the tests
 
 bench: setup ## measure beside baselines, on an idle machine
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.pkcs11
 
 bench-smoke: setup ## prove that the benchmarks work; no figure fails it
 	$(BIN)/python -m benchmarks --smoke --output json >/dev/null
+ifdef CI
+	$(BIN)/python -m benchmarks.pkcs11 --smoke --json >/dev/null
+endif
 
 check: setup format lint types imports bench-smoke test ## what CI runs
 
