@@ -31,7 +31,9 @@ class OnTheCluster(Application):
         self._source = gateway.source
 
     def changes(self, session: Session) -> Changes:
-        return Changes(self._cluster.controller, session, self._cluster.anchor, list)
+        return Changes(
+            self._cluster.controller, session, self._cluster.anchor, list, self._cluster.clock
+        )
 
 
 class Gateway:

@@ -284,6 +284,116 @@ def test_session_keys_end_with_their_session(user: tuple[Client, int]) -> None:
             client.read(other, handle, CKA.TOKEN)
 
 
+CERTIFICATE = [(CKA.CLASS, 1), (0x80, 0), (CKA.VALUE, b"0\1x"), (CKA.SUBJECT, b"0\0")]
+
+
+@pytest.mark.parametrize("token", [0, 1])
+def test_certificates_are_stored_found_changed_and_destroyed(
+    user: tuple[Client, int], token: int
+) -> None:
+    client, session = user
+    label = b"certificate %d %d" % (client.offered, token)
+    template = [*CERTIFICATE, (CKA.TOKEN, token), (CKA.LABEL, label), (CKA.ID, b"\7")]
+    made = client.call(20, "uaA", w.u64(session) + w.attributes(template)).u()
+    assert client.find(session, [(CKA.CLASS, 1), (CKA.LABEL, label)]) == [made]
+    assert client.find(session, [(CKA.CLASS, 3), (CKA.LABEL, label)]) == []
+    values, rv = client.read(session, made, CKA.TOKEN, CKA.VALUE, CKA.ID, 0x80)
+    assert (values[CKA.TOKEN], values[CKA.VALUE], rv) == (token, b"0\1x", 0)
+    assert client.read(session, made, CKA.MODULUS)[1] == CKR.ATTRIBUTE_TYPE_INVALID
+    if token:
+        stranger = w.u64(session) + w.u64(made) + w.attributes([(CKA.ID, b"\x08")])
+        client.call(25, "uuaA", stranger)
+        assert client.read(session, made, CKA.ID)[0] == {CKA.ID: b"\x08"}
+        with refused(CKR.TEMPLATE_INCONSISTENT):  # attribute-read-only
+            value = w.attributes([(CKA.VALUE, b"0\1y")])
+            client.call(25, "uuaA", w.u64(session) + w.u64(made) + value)
+    client.call(22, "uu", w.u64(session) + w.u64(made))
+    assert client.find(session, [(CKA.CLASS, 1), (CKA.LABEL, label)]) == []
+    with refused(CKR.ATTRIBUTE_READ_ONLY):
+        trusted = w.attributes([*template, (CKA.TRUSTED, 1)])
+        client.call(20, "uaA", w.u64(session) + trusted)
+
+
+def test_public_certificates_are_seen_without_a_login(gateway: Gateway) -> None:
+    ours = gateway.connect()
+    session = ours.open()
+    ours.login(session, PIN)
+    for label, private in ((b"seen", 0), (b"hidden", 1)):
+        template = [*CERTIFICATE, (CKA.TOKEN, 1), (CKA.LABEL, label), (CKA.PRIVATE, private)]
+        ours.call(20, "uaA", w.u64(session) + w.attributes(template))
+    other = gateway.connect()
+    anonymous = other.open()
+    assert len(other.find(anonymous, [(CKA.LABEL, b"seen")])) == 1
+    assert other.find(anonymous, [(CKA.LABEL, b"hidden")]) == []
+
+
+def test_given_keys_are_imported_and_never_read(user: tuple[Client, int]) -> None:
+    client, session = user
+    secret = bytes(range(32))
+    template = [(CKA.CLASS, 4), (CKA.KEY_TYPE, 0x10), (CKA.VALUE, secret), (CKA.SIGN, 1)]
+    for token in (0, 1):
+        given_ = w.attributes([*template, (CKA.TOKEN, token)])
+        key = client.call(20, "uaA", w.u64(session) + given_).u()
+        client.init(42, session, w.mechanism(client.offered, CKM.SHA256_HMAC), key)
+        assert client.one_step(43, session, b"x") == hmac.digest(secret, b"x", "sha256")
+        values, rv = client.read(session, key, CKA.VALUE, CKA.LOCAL, CKA.SENSITIVE)
+        assert values == {CKA.VALUE: None, CKA.LOCAL: 0, CKA.SENSITIVE: 1}
+        assert rv == CKR.ATTRIBUTE_SENSITIVE
+    with refused(CKR.TEMPLATE_INCONSISTENT):
+        open_ = w.attributes([*template, (CKA.SENSITIVE, 0)])
+        client.call(20, "uaA", w.u64(session) + open_)
+
+
+def test_others_public_keys_verify_here(client: Client) -> None:
+    session = client.open()
+    key = ec.generate_private_key(ec.SECP256R1())
+    numbers = key.public_key().public_numbers()
+    point = b"\4\x41\4" + numbers.x.to_bytes(32, "big") + numbers.y.to_bytes(32, "big")
+    template = [(CKA.CLASS, 2), (CKA.KEY_TYPE, 3), (CKA.EC_PARAMS, P256), (CKA.EC_POINT, point)]
+    handle = client.call(20, "uaA", w.u64(session) + w.attributes(template)).u()
+    assert client.find(session, [(CKA.CLASS, 2)]) == [handle]
+    bad = w.attributes([*template[:-1], (CKA.EC_POINT, point[:-1] + b"\0")])
+    with refused(CKR.ATTRIBUTE_VALUE_INVALID):
+        client.call(20, "uaA", w.u64(session) + bad)
+
+
+def test_copies_and_changes_only_tighten(user: tuple[Client, int]) -> None:
+    client, session = user
+    chosen = w.mechanism(client.offered, CKM.AES_KEY_GEN)
+    key = client.key(session, chosen, [(CKA.VALUE_LEN, 32), (CKA.TOKEN, 1)])
+
+    def copy(*template: tuple[int, Any]) -> int:
+        return client.call(21, "uuaA", w.u64(session) + w.u64(key) + w.attributes(template)).u()
+
+    tighter = copy((CKA.LABEL, b"tighter"), (CKA.EXTRACTABLE, 0))
+    assert client.read(session, tighter, CKA.EXTRACTABLE)[0] == {CKA.EXTRACTABLE: 0}
+    for looser in ((CKA.WRAP, 1), (CKA.SENSITIVE, 0)):
+        with refused(CKR.TEMPLATE_INCONSISTENT):
+            copy(looser)
+    values = w.u64(session) + w.u64(key)
+    client.call(25, "uuaA", values + w.attributes([(CKA.LABEL, b"new"), (CKA.ID, b"\5")]))
+    assert client.read(session, key, CKA.LABEL)[0] == {CKA.LABEL: b"new"}
+    for kind, value in ((CKA.SENSITIVE, 0), (CKA.VALUE, b"x")):
+        with refused(CKR.ATTRIBUTE_READ_ONLY):
+            client.call(25, "uuaA", values + w.attributes([(kind, value)]))
+
+
+def test_a_session_key_that_is_copied_to_the_token_stays(user: tuple[Client, int]) -> None:
+    """What Java's key store does with a key that it has generated."""
+    client, session = user
+    other = client.open()
+    _, private = ec_pair(client, other)
+    label = b"kept %d" % client.offered
+    template = w.attributes([(CKA.TOKEN, 1), (CKA.LABEL, label), (CKA.ID, b"\x09")])
+    kept = client.call(21, "uuaA", w.u64(session) + w.u64(private) + template).u()
+    client.init(42, other, w.mechanism(client.offered, CKM.ECDSA), private)
+    assert len(client.one_step(43, other, bytes(32))) == 64  # type: ignore[arg-type]
+    client.call(22, "uu", w.u64(session) + w.u64(private))
+    client.call(11, "u", w.u64(other))
+    assert client.find(session, [(CKA.LABEL, label)]) == [kept]
+    assert client.read(session, kept, CKA.ID, CKA.TOKEN)[0] == {CKA.ID: b"\x09", CKA.TOKEN: 1}
+
+
 # --- signing -------------------------------------------------------------------------------------
 
 

@@ -42,11 +42,12 @@ class Kind(Enum):
 
 @dataclass(slots=True, eq=False)
 class KeyObject:
-    """A key in the cluster, as last heard of."""
+    """A key in the cluster, as last heard of; a lent one is another handle's to destroy."""
 
     handle: int
     key: Key
     heard_at_s: float
+    is_lent: bool = False
 
     def read(self, kind: int) -> Value:
         """Return an attribute."""
@@ -250,7 +251,7 @@ class Application:
 
     def destroy(self, session: P11Session, found: AnyObject) -> None:
         """Destroy an object."""
-        if isinstance(found, KeyObject):
+        if isinstance(found, KeyObject) and not found.is_lent:
             ref = found.key.ref
             if ref & SESSION_KEY_BIT:
                 self.backend.call(lambda s: s.drop_session_key(ref))
@@ -263,11 +264,17 @@ class Application:
             self.backend.change(lambda c, request: c.delete_object(stored, request=request))
         self.forget(found)
 
+    def lend(self, found: KeyObject, key: Key) -> None:
+        """Have a handle name a key that another handle owns."""
+        with self._guard:
+            self._handles.pop(found.key.ref, None)
+        found.key, found.is_lent = key, True
+
     def forget(self, found: AnyObject) -> None:
         """Drop an object's handle."""
         with self._guard:
             self._objects.pop(found.handle, None)
-            if isinstance(found, KeyObject):
+            if isinstance(found, KeyObject) and not found.is_lent:
                 self._handles.pop(found.key.ref, None)
             elif isinstance(found, StoredHandle):
                 self._handles.pop(found.stored.ref, None)

@@ -138,7 +138,7 @@ def copy(
     found = app.fresh(handle)
     if not isinstance(found, KeyObject):
         raise CryptokiError(CKR.ACTION_PROHIBITED, "keys are copied, other objects stored again")
-    return U64.pack(key_calls.copy(app, session, found.key, Template(attributes)))
+    return U64.pack(key_calls.copy(app, session, found, Template(attributes)))
 
 
 def set_attributes(
@@ -148,12 +148,12 @@ def set_attributes(
     found, template = app.fresh(handle), Template(attributes)
     if isinstance(found, LocalObject):
         raise CryptokiError(CKR.ACTION_PROHIBITED)
-    app.check_rw(session, token=True)
+    app.check_rw(session, token=bool(found.read(CKA.TOKEN)))
     if isinstance(found, StoredHandle):
         stored = found.stored
         edit = stored_objects.edit_of(template, stored.object_class)
         app.backend.change(lambda c, request: c.change_object(stored.ref, edit, request=request))
+        found.heard_at_s = 0.0  # who reads next asks an HSM
     else:
-        raise CryptokiError(CKR.FUNCTION_NOT_SUPPORTED)
-    found.heard_at_s = 0.0  # who reads next asks an HSM
+        key_calls.change(app, found, template)
     return b""
