@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import msgspec
 
 from orchestrator.agent.core import Caller, Core
-from orchestrator.model.attribute_rules import guards_of, joined, paired
-from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
+from orchestrator.model.attribute_rules import check_policy, guards_of, joined, paired
+from orchestrator.model.errors import RefusedError, UsageError
 from orchestrator.model.key_decisions import check_owner, check_sharing
 from orchestrator.model.key_spec import Agreement, KeyClass, KeySpec, KeyType
 from orchestrator.model.keys import (
@@ -17,6 +17,7 @@ from orchestrator.model.keys import (
     Key,
     check_key_id,
     check_label,
+    check_usable,
     copied_attributes,
     derived_attributes,
     imported_attributes,
@@ -50,10 +51,10 @@ class Making:
         shaped = []
         for draft in drafts:
             attributes, key_id = new_attributes(
-                draft.key_class, spec, _requested(draft), token=token, stays=stays
+                draft.key_class, spec, requested_of(draft), token=token, stays=stays
             )
             stays = draft.key_class is KeyClass.PUBLIC and attributes.wrap
-            shaped.append(self._key(spec, draft, attributes, key_id, caller))
+            shaped.append(self.key(spec, draft, attributes, key_id, caller))
         if pair:
             shaped = [*joined(paired(*shaped), {key.ref for key in shaped})]
         made = self._core.store.generate(spec)
@@ -79,8 +80,8 @@ class Making:
         spec.check_derived(base.spec)
         if draft.key_class is not KeyClass.SECRET:
             raise UsageError(f"ECDH makes {KeyClass.SECRET}")
-        attributes, key_id = derived_attributes(base.attributes, _requested(draft), token=token)
-        shaped = self._key(spec, draft, attributes, key_id, caller)
+        attributes, key_id = derived_attributes(base.attributes, requested_of(draft), token=token)
+        shaped = self.key(spec, draft, attributes, key_id, caller)
         check_approved(self._core, "derive", base, caller, agreement, b"")
         with self._core.loaded.use(base) as handle:
             made = self._core.store.derive(handle, agreement, spec)
@@ -95,11 +96,11 @@ class Making:
         wanted = KeyClass.PRIVATE if is_pair else KeyClass.SECRET
         if draft.key_class is not wanted:
             raise UsageError(f"the value of a key of type {spec.type} makes a {wanted}")
-        attributes, key_id = imported_attributes(wanted, spec, _requested(draft), token=token)
+        attributes, key_id = imported_attributes(wanted, spec, requested_of(draft), token=token)
         store, hsm = self._core.store, self._core.config.hsm
         info = m.clear_key_info(hsm, caller.peer.nonce, caller.name, spec, draft)
         value = open_box(store.box_public(), store.box_agree, sealed, info)
-        shaped = self._key(spec, draft, attributes, key_id, caller)
+        shaped = self.key(spec, draft, attributes, key_id, caller)
         return with_material(shaped, store.import_key(spec, value))
 
     def copy_key(self, source: Key, copy: m.KeyCopy, caller: Caller, *, token: bool) -> Key:
@@ -113,7 +114,7 @@ class Making:
         if not token:
             # The ledger, which compares the keys of one value, does not know it: it stays as it is.
             attributes = msgspec.structs.replace(attributes, modifiable=False)
-        return msgspec.structs.replace(
+        made = msgspec.structs.replace(
             source,
             ref=0 if token else self._session_ref(),
             label=source.label if copy.label is None else check_label(copy.label),
@@ -122,8 +123,10 @@ class Making:
             attributes=attributes,
             guards=msgspec.structs.replace(source.guards, is_copy=True),
         )
+        check_policy(made)
+        return made
 
-    def _key(
+    def key(
         self,
         spec: KeySpec,
         draft: m.KeyDraft,
@@ -173,8 +176,7 @@ def with_material(key: Key, made: GeneratedKey) -> Key:
 def token_key(core: Core, ref: int, caller: Caller) -> Key:
     """Return a token key that the caller may use; another's is as if it were not there."""
     key = core.state.key(ref)
-    if not key.usable_by(caller.name):
-        raise NotFoundError("key", f"0x{ref:016x}", "see `cloister key list`")
+    check_usable(key, caller.name)
     return key
 
 
@@ -182,12 +184,13 @@ def check_approved(
     core: Core, operation: str, key: Key, caller: Caller, mechanism: object, data: bytes
 ) -> None:
     """Raise RefusedError unless a quorum key's use was approved, if this use must be."""
-    if key.use_quorum:
+    if key.quorum_of(operation):
         request = use_digest(operation, key.ref, caller.name, mechanism, data)
         check_use(core.state, core.clock.now_ms(), key, operation, request)
 
 
-def _requested(draft: m.KeyDraft) -> Mapping[str, str]:
+def requested_of(draft: m.KeyDraft) -> Mapping[str, str]:
+    """Return the attributes that a draft asks for, each once."""
     check_label(draft.label)
     return _given_once(draft.attributes)
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from orchestrator.cli.command import CLUSTER, command, group
 from orchestrator.cli.invocation import Invocation
-
-if TYPE_CHECKING:
-    from orchestrator.gateway.token import Token
 
 app = group("gateway", "PKCS#11 for applications, on a unix socket.")
 
@@ -64,27 +60,28 @@ def run(
     Example:
       cloister gateway run --socket /run/cloister/pkcs11.sock --group tls-servers
     """
-    from orchestrator.gateway import endpoint
-    from orchestrator.gateway.listener import Listener
-    from orchestrator.gateway.peers import PeerRules, group_id
-    from orchestrator.gateway.report import status_path
-    from orchestrator.wire.streams import listen
-    from orchestrator.wire.system_clock import SystemClock
+    from orchestrator.gateway.main import Settings
 
-    rules = PeerRules.parse(allow_user, allow_group)
-    gid = group_id(group_name) if group_name else None
-    path = _path(call, socket)
-    token = _token(call, patience)
-    passed = endpoint.passed_socket(os.environ, os.getpid())
-    sock = passed or endpoint.open_socket(path, gid)
-    if passed is not None:
-        path = Path(os.fsdecode(passed.getsockname()))
-    status = listen(status_path(path))
-    call.say(f"{token.cluster} serves PKCS#11 at {path}")
-    Listener(token, sock, status, path, rules, SystemClock(), workers).run()
-    if passed is None:
-        path.unlink(missing_ok=True)
-    status_path(path).unlink(missing_ok=True)
+    cluster, services = call.cluster_id, call.services
+    row = call.plane.records.cluster(cluster)
+    profile = services.profiles()[row.hsm_type]
+    settings = Settings(
+        path=_path(call, socket),
+        group=group_name,
+        users=tuple(allow_user),
+        groups=tuple(allow_group),
+        patience_s=patience,
+        workers=workers,
+    )
+    call.close()  # the gateway forks: it must hold no connection to the database
+
+    def ready(path: Path) -> None:
+        call.say(f"{cluster} serves PKCS#11 at {path}")
+
+    done = services.gateway().run(services.home(), cluster, profile, row.mode, settings, ready)
+    call.show(
+        {"cluster_id": cluster, "served": done.served, "clients_served_on": len(done.clients)}
+    )
 
 
 @command(app, "env", CLUSTER)
@@ -106,9 +103,7 @@ def env(call: Invocation, *, socket: SocketOption = None) -> None:
 @command(app, "status", CLUSTER)
 def status(call: Invocation, *, socket: SocketOption = None) -> None:
     """Show a gateway's clients, their sessions and operations, and how each HSM answers them."""
-    from orchestrator.gateway.report import read_status
-
-    found = read_status(_path(call, socket))
+    found = call.services.gateway().read_status(_path(call, socket))
     clients = [
         {"client_pid": c.client_pid, "uid": c.uid}
         | {name: getattr(c.worker, name) for name in _COLUMNS[2:]}
@@ -139,27 +134,3 @@ def _path(call: Invocation, given: Path | None) -> Path:
     if given is None:
         given = call.services.home() / "gateway" / f"{call.cluster_id}.sock"
     return check_path(given)
-
-
-def _token(call: Invocation, patience: float) -> Token:
-    from orchestrator.client.directory import endpoints_source, read_anchor
-    from orchestrator.control.application import Application
-    from orchestrator.gateway.token import Token
-
-    cluster, services = call.cluster_id, call.services
-    home = services.home()
-    profile = services.profiles()[call.plane.records.cluster(cluster).hsm_type]
-
-    def open_application() -> Application:
-        return Application.open(home, cluster)
-
-    # The listener forks: it must hold no connection to the database.
-    call.close()
-    return Token(
-        cluster,
-        read_anchor(home, cluster),
-        endpoints_source(home, cluster),
-        profile,
-        open_application,
-        patience,
-    )

@@ -82,6 +82,10 @@ class Services:
 
         return lab
 
+    def gateway(self) -> ModuleType:
+        """Return the PKCS#11 gateway."""
+        return import_module("orchestrator.gateway.main")
+
     def demo(self) -> ModuleType:
         """Return the demo."""
         return import_module("orchestrator.lab.demo")

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from orchestrator.model.errors import UsageError
 from orchestrator.model.key_spec import CURVE_BITS, Curve, KeySpec, KeyType
 
+_RSA_BITS_MAX = 4096
 _CURVES: dict[bytes, tuple[Curve, ec.EllipticCurve]] = {  # CKA_EC_PARAMS: DER of the OID
     bytes.fromhex("06082a8648ce3d030107"): (Curve.P256, ec.SECP256R1()),
     bytes.fromhex("06052b81040022"): (Curve.P384, ec.SECP384R1()),
@@ -31,8 +32,13 @@ def rsa_private_key(
     """
     n, e, d = (int.from_bytes(x, "big") for x in (modulus, public_exponent, private_exponent))
     p, q = (int.from_bytes(x, "big") for x in (prime_1, prime_2))
+    wrong = "these numbers are no RSA private key"
+    if not 0 < n.bit_length() <= _RSA_BITS_MAX or not max(e, d, p, q) < n:
+        raise UsageError(wrong)  # before what takes long with long numbers
     try:
         if not (p and q):
+            if pow(pow(2, e, n), d, n) != 2:  # as it was
+                raise UsageError(wrong)
             p, q = rsa.rsa_recover_prime_factors(n, e, d)
         numbers = rsa.RSAPrivateNumbers(
             p,
@@ -45,7 +51,7 @@ def rsa_private_key(
         )
         private = numbers.private_key()
     except (ValueError, ZeroDivisionError, UnsupportedAlgorithm) as exc:
-        raise UsageError("these numbers are no RSA private key") from exc
+        raise UsageError(wrong) from exc
     spec = KeySpec(KeyType.RSA, private.key_size, None, e)
     return spec.check(), _pkcs8(private)
 

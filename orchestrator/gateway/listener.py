@@ -14,6 +14,7 @@ import os
 import selectors
 import signal
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -217,8 +218,9 @@ class Listener:
                         asking.waiting.discard(report.pid)
                         asking.reports[report.pid] = report
 
-    def _tell(self, asking: _Asking) -> None:
-        report = GatewayReport(
+    def report(self, workers: Mapping[int, WorkerReport]) -> GatewayReport:
+        """Return what this gateway has done, with what its workers say of themselves."""
+        return GatewayReport(
             cluster_id=self._token.cluster,
             socket=str(self._path),
             pid=os.getpid(),
@@ -230,14 +232,16 @@ class Listener:
                     client_pid=peer.pid,
                     uid=peer.uid,
                     since=since,
-                    has_answered=pid in asking.reports,
-                    worker=asking.reports.get(pid, WorkerReport(pid)),
+                    has_answered=pid in workers,
+                    worker=workers.get(pid, WorkerReport(pid)),
                 )
                 for pid, (peer, since) in self._clients.items()
             ),
         )
+
+    def _tell(self, asking: _Asking) -> None:
         # The socket's own buffer takes it, or who asked does not read: nobody waits for that.
         with asking.sock, contextlib.suppress(OSError):
             asking.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
             asking.sock.setblocking(False)
-            asking.sock.sendall(msgspec.json.encode(report))
+            asking.sock.sendall(msgspec.json.encode(self.report(asking.reports)))

@@ -12,6 +12,7 @@ from orchestrator.control.application import Application
 from orchestrator.gateway import cryptoki as ck
 from orchestrator.gateway.cryptoki import CKM
 from orchestrator.gateway.rpc.mechanisms import is_known_to
+from orchestrator.model.fips import FIPS
 from orchestrator.model.key_spec import HashFunction
 from orchestrator.model.profile import Backend, FirmwareProfile, Mechanism
 
@@ -19,6 +20,7 @@ _PAIR: Final = ck.CKF_HW | ck.CKF_GENERATE_KEY_PAIR
 _MAKE: Final = ck.CKF_HW | ck.CKF_GENERATE
 _SIGN: Final = ck.CKF_HW | ck.CKF_SIGN | ck.CKF_VERIFY
 _CIPHER: Final = ck.CKF_HW | ck.CKF_ENCRYPT | ck.CKF_DECRYPT
+_WRAP: Final = ck.CKF_HW | ck.CKF_WRAP | ck.CKF_UNWRAP
 _CURVES: Final = ck.CKF_EC_F_P | ck.CKF_EC_NAMEDCURVE | ck.CKF_EC_UNCOMPRESS
 _RSA, _EC, _AES, _SECRET = (2048, 4096), (256, 521), (16, 32), (1, 800)
 DIGESTS: Final = (CKM.SHA_1, CKM.SHA224, CKM.SHA256, CKM.SHA384, CKM.SHA512)
@@ -26,7 +28,7 @@ DIGESTS: Final = (CKM.SHA_1, CKM.SHA224, CKM.SHA256, CKM.SHA384, CKM.SHA512)
 Info = tuple[int, int, int]
 """Of C_GetMechanismInfo: smallest key, largest key, flags."""
 
-_RSA_PKCS: Final[dict[int, Info]] = {CKM.RSA_PKCS: (*_RSA, _SIGN | _CIPHER)}
+_RSA_PKCS: Final[dict[int, Info]] = {CKM.RSA_PKCS: (*_RSA, _SIGN | _CIPHER | _WRAP)}
 
 
 def _macs(whole: CKM, cut: CKM, key_bytes: tuple[int, int] = _SECRET) -> Mapping[int, Info]:
@@ -49,7 +51,7 @@ _OFFERED: Final[Mapping[Mechanism, Mapping[int, Info]]] = {
         ),
         (*_RSA, _SIGN),
     ),
-    Mechanism.RSA_PKCS_OAEP: {CKM.RSA_PKCS_OAEP: (*_RSA, _CIPHER)},
+    Mechanism.RSA_PKCS_OAEP: {CKM.RSA_PKCS_OAEP: (*_RSA, _CIPHER | _WRAP)},
     Mechanism.EC_KEY_PAIR_GEN: {CKM.EC_KEY_PAIR_GEN: (*_EC, _PAIR | _CURVES)},
     Mechanism.ECDSA: dict.fromkeys(
         (
@@ -86,6 +88,7 @@ class Token:
         anchor: the customer's trust anchor, PEM.
         source: tells which HSMs there are now.
         profile: what they can do.
+        mode: of the cluster, FIPS or NON_FIPS.
         open_application: opens the way to changes, in a worker that needs it.
         patience_s: how long a request waits when every HSM is gone.
     """
@@ -94,6 +97,7 @@ class Token:
     anchor: bytes
     source: Source
     profile: FirmwareProfile
+    mode: str
     open_application: Callable[[], Application]
     patience_s: float
 
@@ -103,6 +107,8 @@ class Token:
         found: dict[int, Info] = dict.fromkeys(DIGESTS, (0, 0, ck.CKF_DIGEST))
         for mechanism in self.profile.mechanisms:
             found.update(_OFFERED.get(mechanism, {}))
+        if self.mode == FIPS and CKM.RSA_PKCS in found:
+            found[CKM.RSA_PKCS] = (*_RSA, _SIGN)
         return found
 
     @property

@@ -35,7 +35,9 @@ def guard_of(state: State, change: e.Change) -> Guard | None:
     if not ref:
         guard = Guard(service, state.quorum.value(service))
     elif service is Service.KEY_USAGE:
-        guard = Guard(service, state.key(ref).use_quorum, ref, "Quorum Failed")
+        key = state.key(ref)
+        operation = change.operation if isinstance(change, e.KeyUseApproved) else ""
+        guard = Guard(service, key.quorum_of(operation), ref, "Quorum Failed")
     else:
         guard = Guard(service, state.key(ref).manage_quorum, ref)
     return guard if guard.needed > 1 else None
@@ -77,6 +79,10 @@ def service_of(change: e.Change, policy: QuorumPolicy) -> tuple[Service | None, 
             return Service.BACKUP_RESTORE, 0
         case e.KeyUseApproved():
             return Service.KEY_USAGE, change.ref
+        case e.KeyChanged() if change.actor.role is Role.CRYPTO_USER:
+            return Service.KEY_MANAGEMENT, change.ref
+        case e.KeyShared() | e.KeyUnshared():
+            return Service.KEY_MANAGEMENT, change.ref
         case _:
             return None, 0
 
@@ -150,6 +156,18 @@ def words_of(change: e.Change) -> str:  # one case per guarded kind of change, a
                 "key use", operation=change.operation, request=change.request.hex(),
                 **{"key-reference": reference},
             )  # fmt: skip
+        case e.KeyChanged():
+            return _words("key set-attribute", name=change.name, value=change.value, **{
+                "key-reference": f"0x{change.ref:016x}",
+            })  # fmt: skip
+        case e.KeyShared():
+            return _words("key share", username=change.user, **{
+                "key-reference": f"0x{change.ref:016x}",
+            })  # fmt: skip
+        case e.KeyUnshared():
+            return _words("key unshare", username=change.user, **{
+                "key-reference": f"0x{change.ref:016x}",
+            })  # fmt: skip
         case _:
             return ""
 

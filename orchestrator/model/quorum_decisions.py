@@ -27,7 +27,9 @@ from orchestrator.model.state import ONLY, LoginTicket, Put, State, Table
 LIFE_S_MIN: Final = 60
 HSMS_MAX: Final = 28
 SIGNING: Final = frozenset({"sign", "mac"})
-USE_OPERATIONS: Final = SIGNING | {"decrypt", "derive", "unwrap"}
+ALWAYS_GUARDED: Final = SIGNING | {"wrap"}
+"""A wrapped key comes back without quorum values: who may take one out decides over it."""
+USE_OPERATIONS: Final = ALWAYS_GUARDED | {"decrypt", "derive", "unwrap"}
 
 
 def token_issued(state: State, header: e.Header, change: e.QuorumTokenIssued) -> tuple[Put, ...]:
@@ -168,7 +170,8 @@ def key_use_approved(state: State, header: e.Header, change: e.KeyUseApproved) -
     key, name = state.key(change.ref), change.actor.name
     if not key.usable_by(name):
         raise NotFoundError("key", f"0x{change.ref:016x}", "see `cloister key list`")
-    need(key.use_quorum > 1, "approval-unneeded", "nobody needs to approve this key's use")
+    needed = key.quorum_of(change.operation)
+    need(needed > 1, "approval-unneeded", "nobody needs to approve this use of the key")
     need(change.operation in USE_OPERATIONS, "token-rule", f"no key use is {change.operation!r}")
     need(len(change.request) == 32, "token-rule", "a use is named by 32 bytes")
     grant = UseGrant(change.ref, name, header.at + state.quorum.approved_s * 1000)
@@ -185,7 +188,9 @@ def check_use(state: State, at: int, key: Key, operation: str, request: bytes) -
         operation: of USE_OPERATIONS.
         request: `quorum.use_digest` of what is asked.
     """
-    if key.use_quorum <= 1 or not (operation in SIGNING or state.quorum.guards_use):
+    if key.quorum_of(operation) <= 1:
+        return
+    if not (operation in ALWAYS_GUARDED or state.quorum.guards_use):
         return
     grant = state.tables[Table.GRANTS].get(request.hex())
     if not isinstance(grant, UseGrant) or grant.ref != key.ref or at > grant.until:

@@ -36,8 +36,9 @@ from orchestrator.model.key_spec import (
 )
 from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter
 from orchestrator.model.roles import Role
+from orchestrator.model.wrap_mechanism import WrapMechanism, WrapScheme
 from orchestrator.wire import messages as m
-from tests.agent.test_key_use import AES, EC, SECRET, Used, code_of, draft, pair
+from tests.agent.used import AES, EC, SECRET, Used, code_of, draft, pair
 from tests.stateful.harness import CLUSTER, PASSWORD, FakeStream
 
 GCM = CipherMechanism(CipherScheme.AES_GCM)
@@ -384,3 +385,37 @@ def test_copies_of_private_keys_follow_their_public_half(used: Used, changes: Ch
     set_(changes, copy, "decrypt", "false")
     set_(changes, public, "wrap", "true")
     assert code_of(set_, changes, copy, "decrypt", "true") == "attribute-conflict"
+
+
+# --- what is known outside wraps nothing ---
+
+
+def test_a_clear_key_wraps_once_an_admin_trusts_it(used: Used, changes: Changes) -> None:
+    session, kwp = used.session, WrapMechanism(WrapScheme.AES_ZERO_PAD)
+    [payload] = used.make(AES, draft())
+    wraps = draft(wrap="true", extractable="false")
+    for wrapper in (
+        changes.import_clear_key(AES, VALUE, wraps)[1],
+        session.import_session_key(AES, VALUE, wraps),
+    ):
+        assert code_of(session.wrap_key, payload.ref, wrapper.ref, kwp) == "not-trusted"
+    _, kept = changes.import_clear_key(AES, os.urandom(32), wraps)
+    assert code_of(changes.copy_key, kept.ref, m.KeyCopy()) == "attribute-conflict"
+    assert code_of(session.copy_session_key, kept.ref, m.KeyCopy()) == "attribute-conflict"
+    _, copy = changes.copy_key(kept.ref, m.KeyCopy(None, None, (("wrap", "false"),)))
+    assert code_of(session.wrap_key, payload.ref, copy.ref, kwp) == "key-usage"
+    assert code_of(set_, changes, copy, "decrypt", "true") == "attribute-conflict"
+
+
+def test_a_copy_leaves_no_easier_than_its_source(used: Used, changes: Changes) -> None:
+    session, kwp = used.session, WrapMechanism(WrapScheme.AES_ZERO_PAD)
+    [wrapper] = used.make(AES, draft(wrap="true", extractable="false"))
+    for attributes, code in (
+        ({"extractable": "false"}, "not-extractable"),
+        ({"wrap_with_trusted": "true"}, "not-trusted"),
+    ):
+        [source] = used.make(AES, draft(KeyClass.SECRET, **attributes))
+        _, copy = changes.copy_key(source.ref, m.KeyCopy())
+        temporary = session.copy_session_key(source.ref, m.KeyCopy())
+        for key in (source, copy, temporary):
+            assert code_of(session.wrap_key, key.ref, wrapper.ref, kwp) == code

@@ -153,6 +153,7 @@ def test_what_is_no_such_key_is_refused(member: TokenStore) -> None:
         (rsa_2048, pkcs8(p256)),
         (rsa_2048, pkcs8(short)),
         (rsa_2048, pkcs8(three)),
+        (rsa_2048, pkcs8(rsa.generate_private_key(65537, 2048)) + bytes(4096)),
     ):
         with pytest.raises(UsageError) as caught:
             member.import_key(spec, value)

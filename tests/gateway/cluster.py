@@ -46,6 +46,7 @@ class Gateway:
             cluster.anchor,
             self.source,
             PROFILE,
+            "FIPS",
             lambda: OnTheCluster(self),
             patience_s,
         )

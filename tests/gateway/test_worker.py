@@ -394,6 +394,62 @@ def test_a_session_key_that_is_copied_to_the_token_stays(user: tuple[Client, int
     assert client.read(session, kept, CKA.ID, CKA.TOKEN)[0] == {CKA.ID: b"\x09", CKA.TOKEN: 1}
 
 
+def test_secrets_are_wrapped_for_a_key_that_stays_and_come_back(
+    user: tuple[Client, int],
+) -> None:
+    client, session = user
+    common = [(CKA.TOKEN, 1), (CKA.LABEL, b"wrapper")]
+    public, private = client.pair(
+        session,
+        w.mechanism(client.offered, 0),
+        [*common, (CKA.MODULUS_BITS, 2048), (CKA.WRAP, 1)],
+        [*common, (CKA.UNWRAP, 1), (CKA.EXTRACTABLE, 0)],
+    )
+    secret = bytes(range(32))
+    template = [(CKA.CLASS, 4), (CKA.KEY_TYPE, 0x10), (CKA.VALUE, secret), (CKA.SIGN, 1)]
+    given_ = w.attributes([*template, (CKA.TOKEN, 1)])
+    payload = client.call(20, "uaA", w.u64(session) + given_).u()
+    oaep = w.mechanism(
+        client.offered, CKM.RSA_PKCS_OAEP, w.u64(0x220) + w.u64(1) + w.u64(1) + w.counted(b"")
+    )
+    asked = w.u64(session) + oaep + w.u64(public) + w.u64(payload)
+    assert client.call(60, "uMuufy", asked + w.u32(0)).bytes_() == 256
+    wrapped = client.call(60, "uMuufy", asked + w.u32(256)).bytes_()
+    assert isinstance(wrapped, bytes)
+    for token in (0, 1):
+        wanted = w.attributes([*template[:2], (CKA.TOKEN, token), (CKA.SIGN, 1)])
+        values = w.u64(session) + oaep + w.u64(private) + w.ay(wrapped)
+        key = client.call(61, "uMuayaA", values + wanted).u()
+        client.init(42, session, w.mechanism(client.offered, CKM.SHA256_HMAC), key)
+        assert client.one_step(43, session, b"x") == hmac.digest(secret, b"x", "sha256")
+    bad = w.u64(session) + oaep + w.u64(private) + w.ay(wrapped[:-1] + bytes([wrapped[-1] ^ 1]))
+    with refused(CKR.WRAPPED_KEY_INVALID):
+        client.call(61, "uMuayaA", bad + w.attributes(template[:2]))
+    stays = client.key(
+        session,
+        w.mechanism(client.offered, CKM.GENERIC_SECRET_KEY_GEN),
+        [(CKA.TOKEN, 1), (CKA.VALUE_LEN, 32), (CKA.EXTRACTABLE, 0)],
+    )
+    with refused(CKR.KEY_UNEXTRACTABLE):
+        values = w.u64(session) + oaep + w.u64(public) + w.u64(stays)
+        client.call(60, "uMuufy", values + w.u32(256))
+    outsider = rsa.generate_private_key(65537, 2048).public_key().public_numbers()
+    theirs = [(CKA.CLASS, 2), (CKA.KEY_TYPE, 0), (CKA.MODULUS, outsider.n.to_bytes(256, "big")),
+              (CKA.PUBLIC_EXPONENT, b"\1\0\1"), (CKA.TOKEN, 1), (CKA.WRAP, 1)]  # fmt: skip
+    stranger = client.call(20, "uaA", w.u64(session) + w.attributes(theirs)).u()
+    with refused(CKR.KEY_NOT_WRAPPABLE):  # the key would be anybody's who has the other half
+        values = w.u64(session) + oaep + w.u64(stranger) + w.u64(payload)
+        client.call(60, "uMuufy", values + w.u32(256))
+
+
+def test_fips_mode_has_no_pkcs1_encryption(user: tuple[Client, int]) -> None:
+    client, session = user
+    public, private = rsa_pair(client, session, token=False)
+    for call, key in ((29, public), (33, private)):
+        with refused(CKR.MECHANISM_INVALID):
+            client.init(call, session, w.mechanism(client.offered, CKM.RSA_PKCS), key)
+
+
 # --- signing -------------------------------------------------------------------------------------
 
 

@@ -82,7 +82,7 @@ def make_lab(home: Path, hsms: int) -> tuple[str, LabHsms]:
     lab.up(home, hsms)
     plane = ControlPlane.open(home, LabHosts(home))
     try:
-        cluster = plane.create_cluster("hsm2m.medium", (), None, None).cluster_id
+        cluster = plane.create_cluster("hsm2m.medium", (), "NON_FIPS", None).cluster_id
         made = [plane.create_hsm(cluster, "lab-1a").hsm_id]
         signed, anchor = lab.sign_csr(home, plane.csr(cluster))
         plane.initialize(cluster, signed.read_bytes(), anchor.read_bytes())

@@ -75,7 +75,8 @@ def java_load(token: TokenAddress) -> Iterator[subprocess.Popen[bytes]]:
             yield process
         finally:
             process.kill()
-    delete_entry(token, "java")
+            process.wait()
+            delete_entry(token, "java")
 
 
 @pytest.fixture

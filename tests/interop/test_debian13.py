@@ -87,20 +87,39 @@ def test_cmac(token13: TokenAddress) -> None:
     token13.delete("macs", "secrkey")
 
 
-@pytest.mark.parametrize(("curve", "size"), [("prime256v1", 32), ("secp384r1", 48)])
-def test_ecdh_agrees_with_openssl(token13: TokenAddress, curve: str, size: int) -> None:
-    token13.make_pair("agree", f"EC:{curve}", "derive")
-    words = ("ecparam", "-name", curve, "-genkey", "-noout", "-out", "peer.key")
+@pytest.mark.cc
+def test_ecdh_agrees_with_openssl(token13: TokenAddress, debian: Debian13) -> None:
+    """The secret never leaves the token: it is compared by what it encrypts."""
+    program = token13.work / "derive"
+    source = Path(__file__).with_name("programs") / "derive.c"
+    token13.run("cc", "-I/usr/include/p11-kit-1", "-o", program, source)
+    token13.make_pair("agree", "EC:prime256v1", "derive")
+    words = ("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "peer.key")
+    token13.run("openssl", *words)
+    shown = token13.run("openssl", "pkey", "-in", "peer.key", "-pubout", "-outform", "DER")
+    peer = shown[-65:].hex()  # the point ends a SubjectPublicKeyInfo
+    (loader, *libraries) = debian.program("none")[:-1]
+    client = debian.library("pkcs11/p11-kit-client.so")
+    made = token13.run(loader, *libraries, program, client, "agree", peer)
+    public = token13.public_key("agree")
+    theirs = token13.run("openssl", "pkeyutl", "-derive", "-inkey", "peer.key", "-peerkey", public)
+    words = ("enc", "-aes-256-ecb", "-nopad", "-K", theirs.hex())
+    assert made.decode() == token13.run("openssl", *words, stdin=bytes(16)).hex()
+    token13.delete("agree")
+
+
+@pytest.mark.gateway_only
+def test_a_secret_is_not_derived_to_be_read(token13: TokenAddress) -> None:
+    """The tool asks for a key that it can read; a raw token gives it."""
+    token13.make_pair("agree", "EC:prime256v1", "derive")
+    words = ("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "peer.key")
     token13.run("openssl", *words)
     pkey = ("pkey", "-in", "peer.key", "-pubout", "-outform", "DER", "-out", "peer.der")
     token13.run("openssl", *pkey)
-    public = token13.public_key("agree")
-    theirs = token13.run("openssl", "pkeyutl", "-derive", "-inkey", "peer.key", "-peerkey", public)
-    out = token13.work / "derived"
-    words = ("--derive", "-m", "ECDH1-DERIVE", "--id", b"agree".hex(), "-i", "peer.der")
-    token13.pkcs11_tool(*words, "--label", "derived", "-o", out)
-    assert len(theirs) == size
-    assert out.read_bytes() == theirs
+    derive = ("--derive", "-m", "ECDH1-DERIVE", "--id", b"agree".hex(), "-i", "peer.der")
+    done = token13.attempt(*token13.pkcs11_words, *derive, "--label", "derived", "-o", "derived")
+    assert done.returncode != 0
+    assert b"CKR_TEMPLATE_INCONSISTENT" in done.stderr
     token13.delete("agree")
 
 

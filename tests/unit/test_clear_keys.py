@@ -49,6 +49,11 @@ def test_numbers_that_are_no_rsa_key() -> None:
         (b"", e, d, p, q),
         (n, e, b"", b"", b""),
         (n, e, d, b"\1", n),
+        (n, e, octets(numbers.d + 2)),
+        (n, e, n),
+        (n, n, d, p, q),
+        (b"\1" * 513, e, d),
+        (n, e, d, n, q),
     ):
         with pytest.raises(UsageError):
             rsa_private_key(*wrong)

@@ -9,7 +9,7 @@ _SHIM = Path(__file__).with_name("slow.so")
 _load = pkcs11.lib
 
 
-def _lib(so: str) -> pkcs11.lib:
+def _lib(so: str) -> object:
     os.environ["SLOW_MODULE"] = so
     return _load(str(_SHIM))
 

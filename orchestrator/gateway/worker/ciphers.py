@@ -22,9 +22,11 @@ from orchestrator.gateway.rpc.mechanisms import (
     OaepParameter,
 )
 from orchestrator.gateway.worker.backend import Backend
+from orchestrator.gateway.worker.failures import cryptoki_error
 from orchestrator.gateway.worker.hashes import BY_MECHANISM, BY_MGF
 from orchestrator.gateway.worker.operation import JOURNAL_BYTES_MAX, Journal, Operation
 from orchestrator.model.errors import OrchestratorError
+from orchestrator.model.fips import check_decryption
 from orchestrator.model.key_spec import (
     AES_BLOCK_BYTES,
     DIGEST_BYTES,
@@ -75,15 +77,24 @@ def operation(backend: Backend, mechanism: Mechanism, key: Key, *, decrypt: bool
         case CKM.AES_GCM, GcmParameter() as given:
             return Gcm(request, given)
         case CKM.RSA_PKCS_OAEP, OaepParameter() as given:
-            chosen = _oaep(given, backend)
+            chosen = oaep(given, backend)
             return RsaDecrypt(request, key, chosen) if decrypt else RsaEncrypt(key, chosen)
         case CKM.RSA_PKCS, None:
+            _check_mode(backend.token.mode)
             return RsaDecrypt(request, key, None) if decrypt else RsaEncrypt(key, None)
         case _:
             raise CryptokiError(CKR.MECHANISM_PARAM_INVALID)
 
 
-def _oaep(given: OaepParameter, backend: Backend) -> HashFunction:
+def _check_mode(mode: str) -> None:
+    try:
+        check_decryption(mode, CipherMechanism(CipherScheme.RSA_PKCS))
+    except OrchestratorError as exc:
+        raise cryptoki_error(exc) from exc
+
+
+def oaep(given: OaepParameter, backend: Backend) -> HashFunction:
+    """Return OAEP's hash function, which the tokens of this cluster have."""
     # Nothing is encrypted here that no HSM of this cluster could decrypt.
     hash_function = BY_MECHANISM.get(given.hash)
     if hash_function is None or BY_MGF.get(given.mgf) is not hash_function or given.label:

@@ -11,6 +11,7 @@ from orchestrator.gateway.worker import crypto_calls as crypto
 from orchestrator.gateway.worker import general_calls as general
 from orchestrator.gateway.worker import key_calls as keys
 from orchestrator.gateway.worker import object_calls as objects
+from orchestrator.gateway.worker import wrap_calls as wrapping
 from orchestrator.gateway.worker.application import Application, Kind, P11Session
 
 Handler = Callable[..., bytes]
@@ -68,6 +69,8 @@ _SLOW: Final[Mapping[str, Handler]] = {
     "C_VerifyFinal": crypto.verify_final,
     "C_GenerateKey": keys.generate_key,
     "C_GenerateKeyPair": keys.generate_pair,
+    "C_WrapKey": wrapping.wrap,
+    "C_UnwrapKey": wrapping.unwrap,
     "C_DeriveKey": keys.derive_key,
     "C_GenerateRandom": crypto.random,
 }

@@ -229,11 +229,16 @@ def create(app: Application, session: P11Session, template: Template, number: in
     """C_CreateObject with a key: its value goes sealed to an HSM; return the handle."""
     token = template.flag(CKA.TOKEN)
     if number == CKO.PUBLIC_KEY:
-        if token:
-            raise CryptokiError(
-                CKR.TEMPLATE_INCONSISTENT, "public keys of others are session objects"
-            )
-        return app.keep_local(session, _public(template))
+        held = _public(template)
+        if not token:
+            return app.keep_local(session, held)
+        app.check_rw(session, token=True)
+        wanted = template.requested(KeyClass.PUBLIC, held.spec, passed_over=_IMPORTED)
+        draft = KeyDraft(KeyClass.PUBLIC, template.label(), wanted)
+        _, made = app.backend.change(
+            lambda c, request: c.import_public_key(held.public, draft, request=request)
+        )
+        return app.keep([made])[0]
     app.check_rw(session, token=token)
     try:
         key_class, spec, value = _given_key(template, number)

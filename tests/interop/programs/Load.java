@@ -30,7 +30,9 @@ public final class Load {
         PublicKey shown = store.getCertificate(args[1]).getPublicKey();
         KeyGenerator generator = KeyGenerator.getInstance("AES", token);
         generator.init(256);
-        SecretKey secret = generator.generateKey();
+        // A key of the session lives in one HSM and dies with it; one of the token lives in all of them.
+        store.setEntry("load", new KeyStore.SecretKeyEntry(generator.generateKey()), null);
+        SecretKey secret = (SecretKey) store.getKey("load", null);
         long end = System.nanoTime() + (long) (Double.parseDouble(args[2]) * 1e9);
         Thread[] threads = new Thread[8];
         for (int number = 0; number < threads.length; number++) {
@@ -51,6 +53,7 @@ public final class Load {
             threads[number].start();
         }
         for (Thread thread : threads) thread.join();
+        store.deleteEntry("load");
         System.out.println("signatures " + SIGNATURES + " blocks " + BLOCKS + " errors " + ERRORS);
         System.exit(ERRORS.get() == 0 ? 0 : 1);
     }
