@@ -1,0 +1,17 @@
+"""On an agent's path: every module is loaded through `slow.c`, compiled beside this file's copy."""
+
+import os
+from pathlib import Path
+
+import pkcs11
+
+_SHIM = Path(__file__).with_name("slow.so")
+_load = pkcs11.lib
+
+
+def _lib(so: str) -> object:
+    os.environ["SLOW_MODULE"] = so
+    return _load(str(_SHIM))
+
+
+pkcs11.lib = _lib
