@@ -83,6 +83,10 @@ class Services:
 
         return lab
 
+    def gateway(self) -> ModuleType:
+        """Return the PKCS#11 gateway."""
+        return import_module("orchestrator.gateway.main")
+
     def demo(self) -> ModuleType:
         """Return the demo."""
         return import_module("orchestrator.lab.demo")
@@ -132,7 +136,12 @@ class Invocation:
         trace: TracebackType | None,
     ) -> None:
         """Close connections and the database."""
+        self.close()
+
+    def close(self) -> None:
+        """Close connections and the database; what is asked for afterwards is opened anew."""
         self._open.close()
+        self.__dict__.pop("plane", None)
 
     @cached_property
     def plane(self) -> ControlPlane:
