@@ -22,6 +22,7 @@ from orchestrator.cli import (
     lab,
     login_check,
     profile,
+    quorum,
     recovery,
     user,
 )
@@ -53,7 +54,20 @@ def build() -> TyperGroup:
         pretty_exceptions_enable=False,
     )
     app.callback()(_any)
-    for part in (lab, cluster, host, hsm, user, key, crypto, backup, recovery, audit, profile):
+    for part in (
+        lab,
+        cluster,
+        host,
+        hsm,
+        user,
+        quorum,
+        key,
+        crypto,
+        backup,
+        recovery,
+        audit,
+        profile,
+    ):
         app.add_typer(part.app)
     for single in (login_check, doctor, demo):
         single.register(app)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from orchestrator.cli import next_steps
+from orchestrator.cli import approvals, next_steps
+from orchestrator.cli.approvals import ApprovalOption
 from orchestrator.cli.command import CHANGE, CLUSTER, Needs, command, group
 from orchestrator.cli.invocation import Invocation
 from orchestrator.cli.options import HostArgument
@@ -20,19 +21,23 @@ def list_(call: Invocation) -> None:
 
 
 @command(app, "admit", CHANGE)
-def admit(call: Invocation, host: HostArgument) -> None:
+def admit(call: Invocation, host: HostArgument, *, approval: ApprovalOption = None) -> None:
     """Let HSMs on HOST join and receive the cluster's keys (admin).
 
     Compare the fingerprint with what the host itself shows first.
     """
-    change = call.changes(Role.ADMIN).admit_host(host, request=call.request)
+    change = call.changes(Role.ADMIN).admit_host(
+        host, approval=approvals.read(approval), request=call.request
+    )
     cluster, hosts = call.plane.cluster(call.cluster_id), call.plane.host_views(call.cluster_id)
     call.show({"host": host, "change": change}, next_step=next_steps.after(cluster, hosts))
 
 
 @command(app, "expel", Needs(login=True, change=True, confirmation=True))
-def expel(call: Invocation, host: HostArgument) -> None:
+def expel(call: Invocation, host: HostArgument, *, approval: ApprovalOption = None) -> None:
     """Let no further HSM of HOST join (admin); its present HSMs stay until deleted."""
     call.confirm(f"Expel host {host}?")
-    change = call.changes(Role.ADMIN).expel_host(host, request=call.request)
+    change = call.changes(Role.ADMIN).expel_host(
+        host, approval=approvals.read(approval), request=call.request
+    )
     call.show({"host": host, "change": change}, next_step="hsm list")

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import files, key_view, next_steps
+from orchestrator.cli import approvals, files, key_view, next_steps
+from orchestrator.cli.approvals import ApprovalOption
 from orchestrator.cli.command import CHANGE, LOGIN, Needs, command, group
 from orchestrator.cli.invocation import Invocation
 from orchestrator.cli.options import FilterOption, SessionOption
@@ -193,7 +194,7 @@ def list_(
 
 
 @command(app, "delete", Needs(login=True, change=True, confirmation=True))
-def delete(call: Invocation, *, filter_: FilterOption) -> None:
+def delete(call: Invocation, *, filter_: FilterOption, approval: ApprovalOption = None) -> None:
     """Delete the one key that matches; of a pair the other half stays (owner).
 
     Backups that hold it still do.
@@ -205,7 +206,9 @@ def delete(call: Invocation, *, filter_: FilterOption) -> None:
     key = session.find_key(KeyFilter.parse(filter_))
     name = key_view.reference(key)
     call.confirm(f"Delete {key.key_class} {name} ({key.label}) from every HSM?")
-    change = call.plane.changes(call.cluster_id, session).delete_key(key.ref, request=call.request)
+    change = call.plane.changes(call.cluster_id, session).delete_key(
+        key.ref, approval=approvals.read(approval), request=call.request
+    )
     call.show({"key_reference": name, "message": "Key deleted successfully", "change": change})
 
 

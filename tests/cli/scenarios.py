@@ -20,7 +20,9 @@ from tests.cli.stand_ins import (
     EC_SPEC,
     HSM,
     PASSWORD,
+    POSSESSION,
     RSA_PRIVATE,
+    TOKEN,
     StandIns,
     make_key,
 )
@@ -72,6 +74,43 @@ SCENARIOS: Final = {
     "user delete": Scenario("--username alice --role crypto-user --yes", needs_login=True),
     "user change-password": Scenario(
         "--username alice --role crypto-user --password-stdin", True, "new-password\n"
+    ),
+    **{
+        f"user {what}": Scenario("--username alice --role crypto-user", needs_login=True)
+        for what in ("unlock", "disable", "enable", "remove-mfa")
+    },
+    "user transfer-keys": Scenario("--username alice --to bob --yes", needs_login=True),
+    "user mfa-token": Scenario(
+        "--username alice --role crypto-user --token {tmp}/mfa.json", needs_login=True
+    ),
+    "user set-mfa": Scenario(
+        "--username bob --role crypto-user --public-key {tmp}/k.pem --signed-token {tmp}/mfa.json",
+        needs_login=True,
+        files={"k.pem": "key", "mfa.json": POSSESSION.pack().decode()},
+    ),
+    "user login-ticket issue": Scenario("--uid 7 --path {tmp}/ticket.json", needs_login=True),
+    "user login-ticket list": Scenario("", needs_login=True),
+    "user login-ticket revoke": Scenario("login-1", needs_login=True),
+    "quorum request": Scenario(
+        "--token {tmp}/t.json -- user create --username bob --role crypto-user",
+        needs_login=True,
+    ),
+    "quorum generate": Scenario("--service user --token {tmp}/t.json", needs_login=True),
+    "quorum request-restore": Scenario(f"{BACKUP} --username ana --token {{tmp}}/t.json"),
+    "quorum show": Scenario("{tmp}/t.json", files={"t.json": TOKEN.pack().decode()}),
+    "quorum approve": Scenario(
+        "{tmp}/t.json --username ben --signature {tmp}/sig",
+        files={"t.json": TOKEN.pack().decode(), "sig": "signature"},
+    ),
+    "quorum list": Scenario(""),
+    "quorum set-value": Scenario("--service user --value 2", needs_login=True),
+    "quorum set-policy": Scenario("--bound-only", needs_login=True),
+    "quorum delete": Scenario("--scope user", needs_login=True),
+    "quorum registration": Scenario("--token {tmp}/r.json", needs_login=True),
+    "quorum register": Scenario(
+        "--public-key {tmp}/k.pem --signed-token {tmp}/r.json",
+        needs_login=True,
+        files={"k.pem": "key", "r.json": POSSESSION.pack().decode()},
     ),
     "key generate-symmetric aes": Scenario("--label data --key-length-bytes 32", True),
     "key generate-symmetric generic-secret": Scenario("--label mac --key-length-bytes 64", True),

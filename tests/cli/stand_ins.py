@@ -31,12 +31,29 @@ from orchestrator.control.views import (
 from orchestrator.lab.demo import Row
 from orchestrator.lab.lab import LabStatus
 from orchestrator.lab.protocol import AgentStatus
+from orchestrator.model.entries import Actor
 from orchestrator.model.errors import LoginFailedError
 from orchestrator.model.key_spec import Curve, KeyClass, KeySpec, KeyType
 from orchestrator.model.keys import Attributes, Key, KeyFilter
 from orchestrator.model.profile import FirmwareProfile
+from orchestrator.model.quorum import ApprovalData
 from orchestrator.model.roles import Role
-from orchestrator.wire.messages import AuditRecord, KeyDraft, KeyPage, UserView
+from orchestrator.model.services import Service
+from orchestrator.sealed.token_files import (
+    LoginTicketFile,
+    Possession,
+    PossessionFile,
+    TokenFile,
+)
+from orchestrator.wire.messages import (
+    AuditRecord,
+    KeyDraft,
+    KeyPage,
+    LoginTicketView,
+    QuorumPage,
+    TokenView,
+    UserView,
+)
 
 CLUSTER, HSM, BACKUP = "cluster-aaaaaaaaaaa", "hsm-bbbbbbbbbbb", "backup-ccccccccccc"
 NOON = 1_790_000_000_000
@@ -79,6 +96,17 @@ def make_key(key_class: KeyClass, spec: KeySpec, label: str, ref: int = 0x70000)
 
 
 EC_SPEC = KeySpec(KeyType.EC, 256, Curve.P256)
+
+
+TOKEN = TokenFile(
+    ApprovalData(
+        Service.USER, 0, "ana", NOON // 1000, "user create username=bob role=crypto-user",
+        (bytes(16),),
+    )
+)  # fmt: skip
+_ENROLMENT = ApprovalData(Service.MFA, 0, "ana", NOON // 1000, "user change-mfa", TOKEN.data.nonces)
+POSSESSION = PossessionFile((Possession(_ENROLMENT),))
+LOGIN_TICKET = LoginTicketFile(CLUSTER, "cu", Role.CRYPTO_USER, 7, NOON, "login-1", b"ticket")
 
 
 @dataclass
@@ -225,16 +253,26 @@ class StandIns(Services):
     def hsms(self, cluster: str) -> list[HsmView]:
         return [HSM_VIEW]
 
-    def create_hsm(self, cluster: str, zone: str, *, host: str | None) -> HsmView:
+    def create_hsm(self, cluster: str, zone: str, *, host: str | None, approval: object) -> HsmView:
         self.calls.append(("create-hsm", zone, host))
         return HSM_VIEW
 
-    def delete_hsm(self, cluster: str, hsm: str, *, force: bool) -> None:
+    def delete_hsm(self, cluster: str, hsm: str, *, force: bool, approval: object) -> None:
         self.calls.append(("delete-hsm", hsm, force))
 
     def host_views(self, cluster: str) -> list[HostView]:
         admitted = HostView("host-1a", "lab-1a", bytes(32), "SHA256:00", True)
         return [admitted, HostView("host-1b", "lab-1b", bytes(32), "SHA256:01", False)]
+
+    def quorum(self, cluster: str) -> QuorumPage:
+        token = TokenView(TOKEN.token, Service.USER, 0, "ana", Role.ADMIN, TOKEN.words, NOON,
+                          NOON + 600_000, 2)  # fmt: skip
+        values = ((Service.USER, 2), (Service.QUORUM, 1))
+        return QuorumPage(values, False, False, 600, 600, (token,))
+
+    @property
+    def clock(self) -> Any:
+        return SimpleNamespace(now_ms=lambda: NOON)
 
     def users(self, cluster: str) -> tuple[UserView, ...]:
         return (UserView("admin", Role.ADMIN, False),)
@@ -246,7 +284,7 @@ class StandIns(Services):
         return FakeSession(self, role, name)
 
     def recovery_key(
-        self, threshold: int, shares: int, keep: Callable[[list[str]], None]
+        self, threshold: int, shares: int, keep: Callable[[list[str]], None], *, approval: object
     ) -> list[str]:
         self.calls.append(("create_recovery_key", threshold, shares))
         words = ["alpha beta"] * shares
@@ -254,12 +292,27 @@ class StandIns(Services):
         return words
 
     def changes(self, cluster: str, session: Any) -> Any:
-        names = ("create_user", "delete_user", "change_password", "admit_host", "expel_host")
+        names = (
+            "create_user", "delete_user", "change_password", "admit_host", "expel_host",
+            "unlock_user", "disable_user", "enable_user", "transfer_keys", "set_mfa", "remove_mfa",
+            "revoke_login_ticket",
+        )  # fmt: skip
+        quorum = ("set_value", "set_policy", "delete_tokens", "register")
         return SimpleNamespace(
             **{name: self.note(name, CHANGE) for name in names},
             delete_key=self.note("delete_key", CHANGE),
             generate_keys=self.generate_keys,
             create_recovery_key=self.recovery_key,
+            mfa_enrolment=lambda *_: POSSESSION,
+            issue_login_ticket=self.note("issue_login_ticket", LOGIN_TICKET),
+            login_tickets=lambda: (LoginTicketView("login-1", "cu", Role.CRYPTO_USER, 7, NOON),),
+            quorum=SimpleNamespace(
+                **{name: self.note(name, CHANGE) for name in quorum},
+                actor=Actor(session.name, session.role),
+                request=self.note("request", TOKEN),
+                generate=self.note("generate", TOKEN),
+                registration=lambda: POSSESSION,
+            ),
         )
 
     def generate_keys(
