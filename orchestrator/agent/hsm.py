@@ -59,7 +59,7 @@ class Hsm:
         self.passwords = PasswordCheck(core.config.hsm, core.store, core.vault, core.clock)
         self.preparing = Preparing(core, self.passwords)
         self.joining = Joining(core, self.preparing)
-        self.using = Using(core, self.preparing.making)
+        self.using = Using(core, self.preparing.making, self.preparing.wrapping)
         self.tickets = Tickets(core.store)
         self.session_keys = self.preparing.session_keys
         self.factors = Factors(core)
@@ -396,6 +396,11 @@ _HANDLERS: Final[dict[type, tuple[Operation, Handler]]] = {
         lambda h, r, c: h.using.derive_session_key(r, c),
     ),
     m.DropSessionKey: (Operation.DELETE_KEY, lambda h, r, c: h.using.drop_session_key(r, c)),
+    m.WrapKey: (Operation.WRAP_KEY, lambda h, r, c: h.preparing.wrapping.wrap(r, c)),
+    m.UnwrapSessionKey: (
+        Operation.UNWRAP_KEY,
+        lambda h, r, c: h.using.unwrap_session_key(r, c),
+    ),
     m.ListObjects: (Operation.LIST_OBJECTS, lambda h, r, c: list_objects(h.core, r, c)),
     m.ChangeSessionKey: (Operation.CHANGE_KEY, lambda h, r, c: h.session_keys.change(r, c)),
     m.TakeSnapshot: (Operation.BACKUP, lambda h, r, _: h.joining.snapshot(r)),

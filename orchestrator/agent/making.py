@@ -8,7 +8,7 @@ import msgspec
 
 from orchestrator.agent.core import Caller, Core
 from orchestrator.model.attribute_rules import guards_of, joined, paired
-from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
+from orchestrator.model.errors import RefusedError, UsageError
 from orchestrator.model.key_decisions import check_owner, check_sharing
 from orchestrator.model.key_spec import Agreement, KeyClass, KeySpec, KeyType
 from orchestrator.model.keys import (
@@ -16,6 +16,7 @@ from orchestrator.model.keys import (
     Attributes,
     Key,
     check_label,
+    check_usable,
     derived_attributes,
     new_attributes,
 )
@@ -46,10 +47,10 @@ class Making:
         shaped = []
         for draft in drafts:
             attributes, key_id = new_attributes(
-                draft.key_class, spec, _requested(draft), token=token, stays=stays
+                draft.key_class, spec, requested_of(draft), token=token, stays=stays
             )
             stays = draft.key_class is KeyClass.PUBLIC and attributes.wrap
-            shaped.append(self._key(spec, draft, attributes, key_id, caller))
+            shaped.append(self.key(spec, draft, attributes, key_id, caller))
         if pair:
             shaped = [*joined(paired(*shaped), {key.ref for key in shaped})]
         made = self._core.store.generate(spec)
@@ -75,14 +76,14 @@ class Making:
         spec.check_derived(base.spec)
         if draft.key_class is not KeyClass.SECRET:
             raise UsageError(f"ECDH makes {KeyClass.SECRET}")
-        attributes, key_id = derived_attributes(base.attributes, _requested(draft), token=token)
-        shaped = self._key(spec, draft, attributes, key_id, caller)
+        attributes, key_id = derived_attributes(base.attributes, requested_of(draft), token=token)
+        shaped = self.key(spec, draft, attributes, key_id, caller)
         check_approved(self._core, "derive", base, caller, agreement, b"")
         with self._core.loaded.use(base) as handle:
             made = self._core.store.derive(handle, agreement, spec)
         return with_material(shaped, made)
 
-    def _key(
+    def key(
         self,
         spec: KeySpec,
         draft: m.KeyDraft,
@@ -132,8 +133,7 @@ def with_material(key: Key, made: GeneratedKey) -> Key:
 def token_key(core: Core, ref: int, caller: Caller) -> Key:
     """Return a token key that the caller may use; another's is as if it were not there."""
     key = core.state.key(ref)
-    if not key.usable_by(caller.name):
-        raise NotFoundError("key", f"0x{ref:016x}", "see `cloister key list`")
+    check_usable(key, caller.name)
     return key
 
 
@@ -141,12 +141,13 @@ def check_approved(
     core: Core, operation: str, key: Key, caller: Caller, mechanism: object, data: bytes
 ) -> None:
     """Raise RefusedError unless a quorum key's use was approved, if this use must be."""
-    if key.use_quorum or key.manage_quorum:
+    if key.quorum_of(operation):
         request = use_digest(operation, key.ref, caller.name, mechanism, data)
         check_use(core.state, core.clock.now_ms(), key, operation, request)
 
 
-def _requested(draft: m.KeyDraft) -> Mapping[str, str]:
+def requested_of(draft: m.KeyDraft) -> Mapping[str, str]:
+    """Return the attributes that a draft asks for, each once."""
     check_label(draft.label)
     given = dict(draft.attributes)
     if len(given) != len(draft.attributes):

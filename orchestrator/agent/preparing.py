@@ -14,9 +14,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from orchestrator.agent.certificate_request import signing_request
 from orchestrator.agent.core import Caller, Core
-from orchestrator.agent.making import Making, token_key
+from orchestrator.agent.key_changes import KeyChanges
+from orchestrator.agent.making import Making
 from orchestrator.agent.passwords import PasswordCheck, hash_password
 from orchestrator.agent.session_keys import SessionKeys
+from orchestrator.agent.wrapping import Wrapping
 from orchestrator.model import entries as e
 from orchestrator.model.attribute_rules import operation_to_change
 from orchestrator.model.errors import RefusedError, UsageError
@@ -78,6 +80,8 @@ OPERATIONS: Final[dict[type, Operation]] = {
     m.ShareKey: Operation.SHARE_KEY,
     m.UnshareKey: Operation.SHARE_KEY,
     m.KeepSessionKey: Operation.GENERATE_KEY,
+    m.UnwrapKey: Operation.UNWRAP_KEY,
+    m.ImportPublicKey: Operation.IMPORT_PUBLIC_KEY,
 }
 
 
@@ -117,6 +121,8 @@ class Preparing:
         self._core, self._passwords = core, passwords
         self.making = Making(core)
         self.session_keys = SessionKeys(core)
+        self.wrapping = Wrapping(core, self.making, self.session_keys)
+        self.key_changes = KeyChanges(core, self.making, self.session_keys, self.wrapping)
         self._works: OrderedDict[str, _Work] = OrderedDict()
         self.restoring: Snapshot | None = None
 
@@ -168,6 +174,8 @@ class Preparing:
         if isinstance(asked, m.RestoreCluster):
             return *self._restore(asked), asked.cluster
         cluster = core.state.meta.cluster
+        if isinstance(asked, m.KeyRequest):
+            return self.key_changes.change(asked, caller), None, cluster
         match asked:
             case m.InitializeCluster():
                 certificate = load_certificate(asked.certificate, "the signed certificate")
@@ -213,17 +221,6 @@ class Preparing:
                         "not-counted", f"{core.config.hsm} has not counted this lock"
                     )
                 return e.UserLocked(user.name, user.role), None, cluster
-            case m.GenerateKeys():
-                keys = self.making.make_keys(asked.spec, asked.drafts, caller, token=True)
-                return e.KeysCreated(actor, keys), None, cluster
-            case m.DeriveKeys():
-                base = token_key(core, asked.base, caller)
-                key = self.making.derive_key(
-                    base, asked.agreement, asked.spec, asked.draft, caller, token=True
-                )
-                return e.KeysCreated(actor, (key,)), None, cluster
-            case m.DeleteKey():
-                return e.KeyDeleted(actor, asked.ref), None, cluster
             case m.SetRecoveryKey():
                 change = e.RecoveryKeySet(actor, asked.point, asked.threshold, asked.shares)
                 return change, None, cluster
@@ -235,18 +232,6 @@ class Preparing:
                 return e.ObjectEdited(actor, asked.ref, asked.edit), None, cluster
             case m.DeleteObject():
                 return e.ObjectDeleted(actor, asked.ref), None, cluster
-            case m.ChangeKey():
-                return e.KeyChanged(actor, asked.ref, asked.name, asked.value), None, cluster
-            case m.ShareKey():
-                return e.KeyShared(actor, asked.ref, parse_user_name(asked.user)), None, cluster
-            case m.UnshareKey():
-                return e.KeyUnshared(actor, asked.ref, parse_user_name(asked.user)), None, cluster
-            case m.KeepSessionKey():
-                return (
-                    e.KeysCreated(actor, (self.session_keys.kept(asked.ref, caller),)),
-                    None,
-                    cluster,
-                )
             case _:
                 return self._people(asked, caller), None, cluster
 

@@ -43,6 +43,7 @@ from orchestrator.model.objects import ObjectFilter
 from orchestrator.model.quorum import ApprovalData, possession_words
 from orchestrator.model.roles import Role
 from orchestrator.model.services import Service
+from orchestrator.model.wrap_mechanism import WrapMechanism
 from orchestrator.wire import messages as m
 
 RENEW_BEFORE_MS: Final = 60_000
@@ -374,6 +375,40 @@ class Session:
         home = self.home_of(ref)
         self.forget_session_key(ref)
         self._call(lambda ticket, _: m.DropSessionKey(ticket, ref), m.Done, home)
+
+    def wrap_key(self, payload: int, wrapper: int, mechanism: WrapMechanism) -> bytes:
+        """Return key `payload` wrapped under key `wrapper`."""
+        return self._call(
+            lambda ticket, seen: m.WrapKey(ticket, seen, payload, wrapper, mechanism.check()),
+            m.Data,
+            self._homes.get(payload) or self._homes.get(wrapper),
+        ).data
+
+    def unwrap_session_key(
+        self,
+        unwrapper: int,
+        mechanism: WrapMechanism,
+        wrapped: bytes,
+        key_type: KeyType,
+        draft: m.KeyDraft,
+    ) -> Key:
+        """Unwrap a key on one HSM, where it lives as those of `make_session_keys` do."""
+        home = self._homes.get(unwrapper) or self.balancer.least_busy()
+        page = self._call(
+            lambda ticket, seen: m.UnwrapSessionKey(
+                ticket, seen, unwrapper, mechanism.check(), wrapped, key_type, draft
+            ),
+            m.KeyPage,
+            home,
+        )
+        if len(page.keys) != 1:
+            raise TamperedError("the HSM answered with another number of keys than one")
+        self._homes[page.keys[0].ref] = home
+        return page.keys[0]
+
+    def home(self, ref: int) -> str | None:
+        """Return the HSM where a session key lives, None for token keys."""
+        return self._homes.get(ref)
 
     def change_session_key(self, ref: int, name: str, value: str) -> None:
         """Change an attribute of a session key (CLI name and value)."""

@@ -13,12 +13,13 @@ from orchestrator.control.quorum import QuorumChanges, possession
 from orchestrator.control.views import ChangeReport
 from orchestrator.model.clock import Clock
 from orchestrator.model.errors import NotFoundError
-from orchestrator.model.key_spec import KeySpec
+from orchestrator.model.key_spec import KeySpec, KeyType
 from orchestrator.model.keys import SESSION_KEY_BIT, Key, parse_bool
 from orchestrator.model.objects import ObjectDraft, ObjectEdit
 from orchestrator.model.roles import Role, check_password, parse_user_name
 from orchestrator.model.services import Service
 from orchestrator.model.ssh_signature import parse_public_key
+from orchestrator.model.wrap_mechanism import WrapMechanism
 from orchestrator.sealed.recovery import SEED_BYTES, point_of, recovery_key, split_seed
 from orchestrator.sealed.token_files import LoginTicketFile, PossessionFile, TokenFile
 from orchestrator.wire import messages as m
@@ -300,15 +301,9 @@ class Changes:
             self._session.change_session_key(ref, name, value)
             return None, ref
         home = self._session.home_of(ref)
-        outcome = self._controller.change(
-            lambda _: m.KeepSessionKey(ref),
-            ticket=self._session.ticket(),
-            request=request,
-            author=home,
-        )
+        report, key = self._one_key(m.KeepSessionKey(ref), request, home)
         self._session.forget_session_key(ref)
-        self._session.heard(outcome.report.seq)
-        return outcome.report, outcome.keys[0].ref if outcome.keys else 0
+        return report, key.ref
 
     def share_key(
         self,
@@ -331,6 +326,34 @@ class Changes:
     ) -> ChangeReport:
         """Let a crypto user use a token key no more."""
         return self._outcome(m.UnshareKey(ref, parse_user_name(user)), request, approval).report
+
+    def unwrap_key(
+        self,
+        unwrapper: int,
+        mechanism: WrapMechanism,
+        wrapped: bytes,
+        key_type: KeyType,
+        draft: m.KeyDraft,
+        *,
+        request: str | None = None,
+    ) -> tuple[ChangeReport, Key]:
+        """Make a token key of one that was wrapped outside; `draft` says how it shall be."""
+        change = m.UnwrapKey(unwrapper, mechanism.check(), wrapped, key_type, draft)
+        return self._one_key(change, request, self._session.home(unwrapper))
+
+    def import_public_key(
+        self, public: bytes, draft: m.KeyDraft, *, request: str | None = None
+    ) -> tuple[ChangeReport, Key]:
+        """Make a token key of an RSA or EC public key (PEM or DER)."""
+        return self._one_key(m.ImportPublicKey(public, draft), request, None)
+
+    def _one_key(
+        self, change: m.ChangeRequest, request: str | None, author: str | None
+    ) -> tuple[ChangeReport, Key]:
+        outcome = self._change(lambda _: change, request, None, author)
+        if len(outcome.keys) != 1:
+            raise NotFoundError("key", f"of request {outcome.report.request}", "see the key list")
+        return outcome.report, outcome.keys[0]
 
     def create_recovery_key(
         self,
@@ -368,12 +391,19 @@ class Changes:
     ) -> Outcome:
         return self._change(lambda _: change, request, approval)
 
-    def _change(self, ask: Ask, request: str | None, approval: TokenFile | None) -> Outcome:
+    def _change(
+        self,
+        ask: Ask,
+        request: str | None,
+        approval: TokenFile | None,
+        author: str | None = None,
+    ) -> Outcome:
         outcome = self._controller.change(
             ask,
             ticket=self._session.ticket(),
             request=request,
             approval=approval.approval if approval else None,
+            author=author,
         )
         self._session.heard(outcome.report.seq)
         return outcome

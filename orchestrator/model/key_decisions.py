@@ -16,7 +16,7 @@ from orchestrator.model.attribute_rules import (
 )
 from orchestrator.model.errors import NotFoundError
 from orchestrator.model.key_spec import KeyClass
-from orchestrator.model.keys import Key, check_label
+from orchestrator.model.keys import Key, check_label, check_usable
 from orchestrator.model.ownership import with_users
 from orchestrator.model.quorum import check_key_quorum
 from orchestrator.model.roles import Operation, Role
@@ -109,8 +109,7 @@ def check_sharing(state: State, key: Key) -> None:
 
 def check_owner(key: Key, user: str, deed: str) -> None:
     """Raise unless this key is `user`'s, who wants to do `deed` with it."""
-    if not key.usable_by(user):
-        raise NotFoundError("key", f"0x{key.ref:016x}", "see `cloister key list`")
+    check_usable(key, user)
     need(key.owner == user, "not-owner", f"key 0x{key.ref:016x} is {key.owner}'s to {deed}")
 
 

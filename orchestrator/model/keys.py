@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from orchestrator.model.errors import RefusedError, UsageError
+from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
 from orchestrator.model.key_spec import KeyClass, KeySpec, KeyType
 from orchestrator.model.roles import Role
 
@@ -80,6 +80,12 @@ class Key(msgspec.Struct, frozen=True, array_like=True):
     guards: Guards = Guards()
     manage_quorum: int = 0
     use_quorum: int = 0
+
+    def quorum_of(self, operation: str) -> int:
+        """Return how many must approve a use; wrapping and unwrapping is managing keys too."""
+        if operation in {"wrap", "unwrap"}:
+            return max(self.use_quorum, self.manage_quorum)
+        return self.use_quorum
 
     def usable_by(self, user: str) -> bool:
         """Owners and those it is shared with may use a key; every crypto user a public one."""
@@ -165,6 +171,30 @@ def derived_attributes(
             )
     fields["never_extractable"] = base.never_extractable and not fields["extractable"]
     return _checked(fields, KeyClass.SECRET), key_id
+
+
+# What a template may demand of every unwrapped key, because it is so anyway.
+_GIVEN: Final = {"private": "true", "sensitive": "true", "local": "false", "trusted": "false"}
+
+
+def unwrapped_attributes(
+    key_type: KeyType, key_class: KeyClass, requested: Mapping[str, str], *, token: bool
+) -> tuple[Attributes, bytes]:
+    """Return the attributes and `id` of a secret or private key that comes from outside.
+
+    Nobody knows where it was before: it was never made here, and never surely secret.
+    """
+    signs = key_type in _SIGN_BY_DEFAULT
+    fields = {
+        "token": token,
+        "local": False,
+        "always_sensitive": False,
+        "sign": signs,
+        "verify": signs,
+    }
+    rest = {n: v for n, v in requested.items() if _GIVEN.get(n) != v.lower()}
+    key_id = _take_requested(fields, key_class, rest)
+    return _checked(fields, key_class), key_id
 
 
 def _take_requested(
@@ -298,10 +328,13 @@ class KeyFilter(msgspec.Struct, frozen=True, array_like=True):
         """Tell whether `key` satisfies every term."""
         if self.ref and key.ref != self.ref:
             return False
-        return all(attribute_text(key, name) == _norm(name, v) for name, v in self.attributes)
+        return all(
+            attribute_text(key, name) == norm_attribute(name, v) for name, v in self.attributes
+        )
 
 
-def _norm(name: str, value: str) -> str:
+def norm_attribute(name: str, value: str) -> str:
+    """Return a value as `attribute_text` would print it."""
     if name in {"label", "class", "key-type"}:
         return value
     return value.lower()
@@ -322,6 +355,12 @@ def attribute_text(key: Key, name: str) -> str:
             return "0x" + key.check_value.hex()
         case _:
             return str(bool(getattr(key.attributes, name.replace("-", "_")))).lower()
+
+
+def check_usable(key: Key, user: str) -> None:
+    """Raise NotFoundError unless `user` may use this key: another's is as if it were not there."""
+    if not key.usable_by(user):
+        raise NotFoundError("key", f"0x{key.ref:016x}", "see `cloister key list`")
 
 
 def visible_to(key: Key, user: str, role: Role) -> bool:

@@ -83,6 +83,9 @@ class Operation(StrEnum):
     CHANGE_KEY = "change-key"
     TRUST_KEY = "trust-key"
     SHARE_KEY = "share-key"
+    WRAP_KEY = "wrap-key"
+    UNWRAP_KEY = "unwrap-key"
+    IMPORT_PUBLIC_KEY = "import-public-key"
 
 
 _EVERYBODY: Final = frozenset({Role.ADMIN, Role.CRYPTO_USER, Role.APPLIANCE_USER, Role.NONE})
@@ -145,6 +148,9 @@ GRANTS: Final[Mapping[Operation, frozenset[Role]]] = MappingProxyType(
         Operation.CHANGE_KEY: _USER,
         Operation.TRUST_KEY: _ADMIN,
         Operation.SHARE_KEY: _USER,
+        Operation.WRAP_KEY: _USER,
+        Operation.UNWRAP_KEY: _USER,
+        Operation.IMPORT_PUBLIC_KEY: _USER,
     }
 )
 

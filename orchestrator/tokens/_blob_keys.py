@@ -23,14 +23,18 @@ from orchestrator.model.key_spec import (
 )
 from orchestrator.model.profile import (
     CIPHER_MECHANISMS,
+    COMPOSED,
     MAC_MECHANISMS,
     SIGN_MECHANISMS,
+    WRAP_MECHANISMS,
     FirmwareProfile,
     Mechanism,
     generation_mechanism,
 )
+from orchestrator.model.wrap_mechanism import WrapMechanism
 from orchestrator.tokens import _operations as operations
 from orchestrator.tokens import _requests as requests
+from orchestrator.tokens import _wrapping as wrapping
 from orchestrator.tokens._objects import (
     NO_USE,
     derive,
@@ -41,7 +45,14 @@ from orchestrator.tokens._objects import (
     unwrap,
 )
 from orchestrator.tokens._pkcs11_library import Sessions, key_on
-from orchestrator.tokens.store import GeneratedKey, Handle, NoMaskingKeyError, TokenError
+from orchestrator.tokens.store import (
+    GeneratedKey,
+    Handle,
+    NoMaskingKeyError,
+    TokenError,
+    UnwrappedKey,
+    WrappingKey,
+)
 
 MASKING: Final = "masking"
 _FLAGS: Final = {
@@ -71,7 +82,7 @@ class BlobKeys:
         """`offered` is what the module has: of the profile's mechanisms, only these are used."""
         self._sessions, self._profile = sessions, profile
         self._mechanisms = frozenset(
-            m for m in profile.mechanisms if Ck[m.removeprefix("CKM_")] in offered
+            m for m in profile.mechanisms if m in COMPOSED or Ck[m.removeprefix("CKM_")] in offered
         )
         self._objects: dict[str, int] = {}  # the token's own keys, by label
         self._loaded: dict[Handle, _Loaded] = {}
@@ -161,6 +172,45 @@ class BlobKeys:
                 wrapper = key_on(session, masking)
                 blob = wrapper.wrap_key(key, mechanism=Ck.AES_KEY_WRAP_PAD)
         return GeneratedKey(blob, b"", check_value)
+
+    def wrap(
+        self, wrapper: WrappingKey, mechanism: WrapMechanism, blob: bytes, spec: KeySpec
+    ) -> bytes:
+        self._require_wrapping(mechanism)
+        requests.check_wrapper(mechanism, wrapper)
+        mechanism.check_payload(spec, wrapper.spec)
+        wrapping.check_offered_payload(self._profile.name, mechanism, spec)
+        requests.check_blob_length(blob, spec)
+        masking = self._masking_key()
+        refused = "a blob is not wrapped under this cluster's masking key"
+        with self._sessions.borrow(refused=refused) as session:
+            return wrapping.wrap(session, masking, wrapper, mechanism, (blob, spec))
+
+    def unwrap(
+        self, unwrapper: WrappingKey, mechanism: WrapMechanism, wrapped: bytes, key_type: KeyType
+    ) -> UnwrappedKey:
+        self._require_wrapping(mechanism)
+        requests.check_wrapper(mechanism, unwrapper)
+        requests.check_wrapped(mechanism, unwrapper, wrapped, key_type)
+        masking = self._masking_key()
+        with self._sessions.borrow(refused=wrapping.REFUSED) as session:
+            opened = wrapping.unwrap_foreign(
+                session, masking, unwrapper, mechanism, (wrapped, key_type), self._profile.name
+            )
+        self._require_spec(opened.spec)
+        return opened
+
+    def _require_wrapping(self, mechanism: WrapMechanism) -> None:
+        mechanism.check()
+        try:
+            needed = WRAP_MECHANISMS[mechanism.scheme]
+        except KeyError:
+            raise MechanismUnavailableError(
+                self._profile.name, f"to wrap by {mechanism.scheme} inside the token"
+            ) from None
+        for each in needed:
+            self._require(each)
+        wrapping.check_offered(self._profile.name, mechanism)
 
     def agree(self, handle: Handle, point: bytes) -> bytes:
         loaded = self._use(handle, Mechanism.ECDH1_DERIVE)

@@ -43,7 +43,7 @@ STAYS: Final = {
 }
 LEAVES_WRAPPED: Final = STAYS | {Attribute.EXTRACTABLE: True}
 NO_USE: Final = MechanismFlag(0)
-_PARAMETERS: Final = {
+EC_PARAMETERS: Final = {
     Curve.P256: P256,
     Curve.P384: P384,
     Curve.P521: encode_named_curve_parameters("1.3.132.0.35"),
@@ -168,9 +168,16 @@ def kek(session: Any, private: int, point: bytes, use: MechanismFlag) -> Iterato
         yield key
 
 
-def unwrap(wrapper: Any, blob: bytes, spec: KeySpec, use: MechanismFlag) -> Any:  # noqa: ANN401
-    """Unwrap a blob to a non-extractable session key."""
-    template: dict[Attribute, object] = dict(STAYS)
+def unwrap(  # C_UnwrapKey's own parameters
+    wrapper: Any,  # noqa: ANN401  # a python-pkcs11 key
+    blob: bytes,
+    spec: KeySpec,
+    use: MechanismFlag,
+    guards: Mapping[Attribute, object] = STAYS,
+    mechanism: tuple[Ck, Any] = (Ck.AES_KEY_WRAP_PAD, None),
+) -> Any:  # noqa: ANN401
+    """Unwrap to a session key, non-extractable where `guards` do not say otherwise."""
+    template: dict[Attribute, object] = dict(guards)
     is_secret = spec.type in _SECRETS
     if not is_secret:
         # The library sends every capability; a private key must not have these at all.
@@ -181,7 +188,8 @@ def unwrap(wrapper: Any, blob: bytes, spec: KeySpec, use: MechanismFlag) -> Any:
         ObjectClass.SECRET_KEY if is_secret else ObjectClass.PRIVATE_KEY,
         _CK_KEY_TYPES[spec.type],
         blob,
-        mechanism=Ck.AES_KEY_WRAP_PAD,
+        mechanism=mechanism[0],
+        mechanism_param=mechanism[1],
         store=False,
         capabilities=use,
         template=template,
@@ -216,7 +224,7 @@ def generate(session: Any, spec: KeySpec) -> tuple[Any, bytes, bytes]:  # noqa: 
         return key, b"", check_value(key, spec)
     if spec.curve is not None:
         curve = requests.curve_of(spec)
-        point, key = ec_pair(session, _PARAMETERS[spec.curve], MechanismFlag.SIGN, LEAVES_WRAPPED)
+        point, key = ec_pair(session, EC_PARAMETERS[spec.curve], MechanismFlag.SIGN, LEAVES_WRAPPED)
         public = spki(requests.check_point(point, curve))
     else:
         made, key = session.generate_keypair(

@@ -23,7 +23,8 @@ from orchestrator.model.key_spec import (
     SignMechanism,
     Usage,
 )
-from orchestrator.tokens.store import BlobRefusedError
+from orchestrator.model.wrap_mechanism import WRAPPED_BYTES_MAX, WrapMechanism, WrapScheme
+from orchestrator.tokens.store import BlobRefusedError, WrappingKey
 
 RANDOM_BYTES_MAX: Final = 65_536
 PLAINTEXT_BYTES_MAX: Final = 1 << 20
@@ -131,6 +132,33 @@ def check_mac(
     """Raise RefusedError or UsageError unless a key of `spec` makes or verifies such a MAC."""
     check_usage(spec, usages, usage, mechanism.key_type)
     check_plaintext(data)
+
+
+def check_wrapper(mechanism: WrapMechanism, wrapper: WrappingKey) -> None:
+    """Raise RefusedError unless a key of this type wraps or unwraps so."""
+    mechanism.check()
+    if wrapper.spec.type is not mechanism.key_type:
+        raise RefusedError(
+            "key-type", f"{mechanism.scheme} takes a key of type {mechanism.key_type}"
+        )
+
+
+def check_wrapped(
+    mechanism: WrapMechanism, unwrapper: WrappingKey, wrapped: bytes, key_type: KeyType
+) -> None:
+    """Raise BlobRefusedError for bytes that are no key wrapped so; RefusedError for the type."""
+    size = unwrapper.spec.bits // 8
+    match mechanism.scheme:
+        case WrapScheme.RSA_OAEP | WrapScheme.RSA_PKCS:
+            if key_type not in {KeyType.AES, KeyType.GENERIC_SECRET}:
+                raise RefusedError("payload", f"{mechanism.scheme} unwraps secret keys alone")
+            good = len(wrapped) == size
+        case WrapScheme.RSA_AES:
+            good = size + 16 <= len(wrapped) <= WRAPPED_BYTES_MAX and not (len(wrapped) - size) % 8
+        case _:
+            good = 16 <= len(wrapped) <= WRAPPED_BYTES_MAX and not len(wrapped) % 8
+    if not good:
+        raise BlobRefusedError("this is no key wrapped so: its length is wrong")
 
 
 def curve_of(spec: KeySpec) -> ec.EllipticCurve:

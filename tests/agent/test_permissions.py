@@ -32,6 +32,7 @@ from orchestrator.model.keys import KeyFilter
 from orchestrator.model.objects import ObjectClass, ObjectDraft, ObjectEdit, ObjectFilter
 from orchestrator.model.roles import Role
 from orchestrator.model.services import Service
+from orchestrator.model.wrap_mechanism import WrapMechanism, WrapScheme
 from orchestrator.wire import messages as m
 from orchestrator.wire.streams import listen
 from tests.stateful.harness import CLUSTER, PASSWORD, LocalCluster
@@ -40,6 +41,7 @@ NONE, CO, CU = "no login", "admin", "crypto-user"
 AES = KeySpec(KeyType.AES, 256)
 SIGN = SignMechanism(SignScheme.ECDSA, HashFunction.SHA256)
 GCM = CipherMechanism(CipherScheme.AES_GCM)
+KWP = WrapMechanism(WrapScheme.AES_ZERO_PAD)
 PEER = Agreement(b"")
 DRAFTS = (m.KeyDraft(KeyClass.SECRET, "new"),)
 OBJECT = ObjectDraft(object_class=ObjectClass.DATA)
@@ -163,6 +165,13 @@ TABLE: Final = {
     "end a share": (_prepare(m.UnshareKey(1, "cu")), {CU}),
     "keep a session key": (_prepare(m.KeepSessionKey(1 << 63)), {CU}),
     "change a session key": (lambda t: m.ChangeSessionKey(t, 1 << 63, "label", "x"), {CU}),
+    "wrap a key": (lambda t: m.WrapKey(t, 0, 1, 2, KWP), {CU}),
+    "unwrap a key": (_prepare(m.UnwrapKey(1, KWP, bytes(40), KeyType.AES, DRAFTS[0])), {CU}),
+    "unwrap a session key": (
+        lambda t: m.UnwrapSessionKey(t, 0, 1, KWP, bytes(40), KeyType.AES, DRAFTS[0]),
+        {CU},
+    ),
+    "import a public key": (_prepare(m.ImportPublicKey(b"", DRAFTS[0])), {CU}),
     "activate": (_prepare(m.ActivateCluster(b"")), {NONE}),
     "initialise": (_prepare(m.InitializeCluster(b"", b"")), {NONE}),
     "remove an HSM": (_prepare(m.RemoveHsm("hsm-x")), {NONE}),

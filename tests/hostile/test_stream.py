@@ -36,6 +36,7 @@ from orchestrator.model.key_spec import (
 from orchestrator.model.keys import Attributes, Key, KeyFilter
 from orchestrator.model.roles import Role
 from orchestrator.model.state import Table, key_row
+from orchestrator.model.wrap_mechanism import WrapMechanism, WrapScheme
 from orchestrator.wire import messages as m
 from orchestrator.wire.frames import FRAME_BYTES_MAX, FrameHeader, pack_frame
 from orchestrator.wire.streams import listen
@@ -47,6 +48,7 @@ AES = KeySpec(KeyType.AES, 256)
 GCM = CipherMechanism(CipherScheme.AES_GCM, aad=b"aad")
 AGREEMENT = Agreement(b"\x04" + bytes(64))
 SIGN = SignMechanism(SignScheme.ECDSA, HashFunction.SHA256)
+WRAP = WrapMechanism(WrapScheme.RSA_AES, HashFunction.SHA1, 0, b"", b"")
 DRAFT = m.KeyDraft(KeyClass.SECRET, "label", (("sign", "true"),))
 JOIN = SignedJoinRequest(b"request", bytes(64), bytes(64))
 SOME = Credential(b"member", b"signature")
@@ -111,6 +113,8 @@ def every_request(cluster: LocalCluster) -> list[m.Request]:
         m.ShareKey(1 << 16, "cu"),
         m.UnshareKey(1 << 16, "cu"),
         m.KeepSessionKey(1 << 63),
+        m.UnwrapKey(1 << 16, WRAP, bytes(40), KeyType.AES, DRAFT),
+        m.ImportPublicKey(b"-----BEGIN", m.KeyDraft(KeyClass.PUBLIC, "label")),
     ]
     return [
         m.Hello(),
@@ -149,6 +153,8 @@ def every_request(cluster: LocalCluster) -> list[m.Request]:
         m.Zeroize(),
         m.ReadAudit(t, 0),
         m.ChangeSessionKey(t, 1 << 63, "label", "text"),
+        m.WrapKey(t, 0, 1 << 16, 1 << 17, WRAP),
+        m.UnwrapSessionKey(t, 0, 1 << 16, WRAP, bytes(40), KeyType.AES, DRAFT),
     ]
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from orchestrator.model.entries import Record, SignedJoinRequest
-from orchestrator.model.key_spec import Agreement, KeyClass, KeySpec
+from orchestrator.model.key_spec import Agreement, KeyClass, KeySpec, KeyType
 from orchestrator.model.objects import ObjectDraft, ObjectEdit
 from orchestrator.model.roles import Role
 from orchestrator.model.services import Service
+from orchestrator.model.wrap_mechanism import WrapMechanism
 
 
 class KeyDraft(Record):
@@ -313,6 +314,25 @@ class KeepSessionKey(Record, tag=True):
     ref: int
 
 
+class UnwrapKey(Record, tag=True):
+    """Make a token key of one that was wrapped outside under key `unwrapper`."""
+
+    unwrapper: int
+    mechanism: WrapMechanism
+    wrapped: bytes
+    key_type: KeyType
+    draft: KeyDraft
+
+
+class ImportPublicKey(Record, tag=True):
+    """Make a token key of an RSA or EC public key (PEM or DER SubjectPublicKeyInfo)."""
+
+    public: bytes
+    draft: KeyDraft
+
+
+NewKeyRequest = GenerateKeys | DeriveKeys | UnwrapKey | ImportPublicKey | KeepSessionKey
+KeyRequest = NewKeyRequest | DeleteKey | ChangeKey | ShareKey | UnshareKey
 ChangeRequest = (
     CreateCluster
     | InitializeCluster
@@ -327,17 +347,11 @@ ChangeRequest = (
     | ChangePassword
     | EndLogin
     | LockUser
-    | GenerateKeys
-    | DeriveKeys
-    | DeleteKey
     | SetRecoveryKey
+    | KeyRequest
     | PeopleRequest
     | CloseCluster
     | PutObject
     | EditObject
     | DeleteObject
-    | ChangeKey
-    | ShareKey
-    | UnshareKey
-    | KeepSessionKey
 )

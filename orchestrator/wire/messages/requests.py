@@ -14,12 +14,14 @@ from orchestrator.model.key_spec import (
     Agreement,
     CipherMechanism,
     KeySpec,
+    KeyType,
     MacMechanism,
     SignMechanism,
 )
 from orchestrator.model.keys import KeyFilter
 from orchestrator.model.objects import ObjectFilter
 from orchestrator.model.roles import Role
+from orchestrator.model.wrap_mechanism import WrapMechanism
 from orchestrator.wire.messages.changes import ChangeRequest, KeyDraft
 from orchestrator.wire.messages.signed import SignedGrant, SignedTries
 
@@ -248,6 +250,28 @@ class ChangeSessionKey(Record, tag=True):
     value: str
 
 
+class WrapKey(Record, tag=True):
+    """Wrap key `payload` under key `wrapper`; answered with Data."""
+
+    ticket: bytes
+    seen: int
+    payload: int
+    wrapper: int
+    mechanism: WrapMechanism
+
+
+class UnwrapSessionKey(Record, tag=True):
+    """As UnwrapKey, for a key that lives as those of MakeSessionKeys do."""
+
+    ticket: bytes
+    seen: int
+    unwrapper: int
+    mechanism: WrapMechanism
+    wrapped: bytes
+    key_type: KeyType
+    draft: KeyDraft
+
+
 class TakeSnapshot(Record, tag=True):
     """Seal the state to the backup key; fetch it with Download. `reason` is for people."""
 
@@ -336,7 +360,7 @@ Request = (
     | JoinAccept | RecoverStart | RecoverAccept | Pending | Zeroize | ReadAudit
     | MfaChallenge | ListQuorum | ListLoginTickets | TakeLoginTicket
     | ListObjects
-    | ChangeSessionKey
+    | ChangeSessionKey | WrapKey | UnwrapSessionKey
 )  # fmt: skip
 
 _request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
