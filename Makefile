@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-PACKAGES := python3 python3-venv softhsm2 openssl
+PACKAGES := python3 python3-venv softhsm2 openssl openssh-client
 PYTEST_OPTIONS ?=
 BIN := .venv/bin
 

@@ -64,5 +64,11 @@ class KeyChanges:
                 return (self._wrapping.import_public(asked, caller),)
             case m.KeepSessionKey():
                 return (self._session_keys.kept(asked.ref, caller),)
+            case m.ImportClearKey():
+                spec, draft = asked.spec, asked.draft
+                return (self._making.import_key(spec, draft, asked.sealed, caller, token=True),)
+            case m.CopyKey():
+                source = token_key(self._core, asked.ref, caller)
+                return (self._making.copy_key(source, asked.copy, caller, token=True),)
             case _:
                 assert_never(asked)

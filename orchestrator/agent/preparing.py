@@ -63,6 +63,7 @@ OPERATIONS: Final[dict[type, Operation]] = {
     m.DeriveKeys: Operation.DERIVE_KEY,
     m.DeleteKey: Operation.DELETE_KEY,
     m.SetRecoveryKey: Operation.SET_RECOVERY_KEY,
+    m.CloseCluster: Operation.REMOVE_HSM,
     m.UnlockUser: Operation.UNLOCK_USER,
     m.DisableUser: Operation.DISABLE_USER,
     m.EnableUser: Operation.DISABLE_USER,
@@ -74,6 +75,8 @@ OPERATIONS: Final[dict[type, Operation]] = {
     m.ApproveKeyUse: Operation.APPROVE_KEY_USE,
     m.IssueLoginTicket: Operation.ISSUE_LOGIN_TICKET,
     m.RevokeLoginTicket: Operation.REVOKE_LOGIN_TICKET,
+    m.ImportClearKey: Operation.IMPORT_CLEAR_KEY,
+    m.CopyKey: Operation.COPY_KEY,
     m.PutObject: Operation.MANAGE_OBJECTS,
     m.EditObject: Operation.MANAGE_OBJECTS,
     m.DeleteObject: Operation.MANAGE_OBJECTS,
@@ -101,6 +104,18 @@ def operation_of(change: m.ChangeRequest, caller: Caller) -> Operation:
             return Operation.REPLICATE_USER if change.of_user else Operation.REPLICATE_KEY
         case _:
             return OPERATIONS[type(change)]
+
+
+def _object_change(asked: m.PutObject | m.EditObject | m.DeleteObject, actor: e.Actor) -> e.Change:
+    match asked:
+        case m.PutObject():
+            return e.ObjectCreated(actor, asked.draft)
+        case m.EditObject():
+            return e.ObjectEdited(actor, asked.ref, asked.edit)
+        case m.DeleteObject():
+            return e.ObjectDeleted(actor, asked.ref)
+        case _:
+            assert_never(asked)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -229,12 +244,10 @@ class Preparing:
             case m.SetRecoveryKey():
                 change = e.RecoveryKeySet(actor, asked.point, asked.threshold, asked.shares)
                 return change, None, cluster
-            case m.PutObject():
-                return e.ObjectCreated(actor, asked.draft), None, cluster
-            case m.EditObject():
-                return e.ObjectEdited(actor, asked.ref, asked.edit), None, cluster
-            case m.DeleteObject():
-                return e.ObjectDeleted(actor, asked.ref), None, cluster
+            case m.CloseCluster():
+                return e.ClusterClosed(), None, cluster
+            case m.PutObject() | m.EditObject() | m.DeleteObject():
+                return _object_change(asked, actor), None, cluster
             case _:
                 return self._people(asked, caller), None, cluster
 

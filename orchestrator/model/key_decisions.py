@@ -42,8 +42,8 @@ def keys_created(state: State, header: e.Header, change: e.KeysCreated) -> tuple
     if len(placed) == KEYS_PER_ENTRY:
         _check_halves(*placed)
         placed = [*paired(*placed)]
-    else:  # what came alone may have its other half in the cluster
-        halves = halves_of(state, placed[0])
+    elif placed[0].public or placed[0].guards.is_copy:
+        halves = halves_of(state, placed[0])  # what came alone may have its other half here
     return _puts(joined((*placed, *halves), {key.ref for key in placed}))
 
 
@@ -77,10 +77,11 @@ def _puts(keys: tuple[Key, ...]) -> tuple[Put, ...]:
 
 
 def halves_of(state: State, key: Key) -> tuple[Key, ...]:
-    """Return the other keys of the cluster with the same public half."""
-    if not key.public:
-        return ()
-    return tuple(k for k in state.all_keys() if k.public == key.public and k.ref != key.ref)
+    """Return the cluster's other keys with the same public half, or of the same secret value."""
+    others = (each for each in state.all_keys() if each.ref != key.ref)
+    if key.public:
+        return tuple(each for each in others if each.public == key.public)
+    return tuple(each for each in others if each.blob == key.blob)
 
 
 def _check_new_key(state: State, key: Key, owner: str) -> None:

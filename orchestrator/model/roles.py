@@ -78,6 +78,8 @@ class Operation(StrEnum):
     RESTORE = "restore"
     READ_AUDIT = "read-audit"
     ZEROIZE = "zeroize"
+    IMPORT_CLEAR_KEY = "import-clear-key"
+    COPY_KEY = "copy-key"
     LIST_OBJECTS = "list-objects"
     MANAGE_OBJECTS = "manage-objects"
     CHANGE_KEY = "change-key"
@@ -144,6 +146,8 @@ GRANTS: Final[Mapping[Operation, frozenset[Role]]] = MappingProxyType(
         Operation.RESTORE: _APPLIANCE,
         Operation.READ_AUDIT: frozenset({Role.ADMIN, Role.APPLIANCE_USER}),
         Operation.ZEROIZE: _APPLIANCE,
+        Operation.IMPORT_CLEAR_KEY: _USER,
+        Operation.COPY_KEY: _USER,
         # Without a log-in, those that are not private.
         Operation.LIST_OBJECTS: _EVERYBODY,
         Operation.MANAGE_OBJECTS: _USER,

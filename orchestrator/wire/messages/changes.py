@@ -246,6 +246,10 @@ class RevokeLoginTicket(Record, tag=True):
     login: str
 
 
+class CloseCluster(Record, tag=True):
+    """Let the last HSM go; see `entries.ClusterClosed`."""
+
+
 PeopleRequest = (
     UnlockUser
     | DisableUser
@@ -261,6 +265,32 @@ PeopleRequest = (
     | IssueLoginTicket
     | RevokeLoginTicket
 )
+
+
+class ImportClearKey(Record, tag=True):
+    """Make a token key of a value that its user gives, sealed as in `clear_key_info`.
+
+    The value of a private key is PKCS#8 (DER).
+    """
+
+    spec: KeySpec
+    draft: KeyDraft
+    sealed: bytes
+
+
+class KeyCopy(Record):
+    """What a copy has of its own; None keeps the source's. Attributes only get tighter."""
+
+    label: str | None = None
+    id: bytes | None = None
+    attributes: tuple[tuple[str, str], ...] = ()
+
+
+class CopyKey(Record, tag=True):
+    """Make a token key of the same value as a token key of the caller's."""
+
+    ref: int
+    copy: KeyCopy
 
 
 class PutObject(Record, tag=True):
@@ -335,7 +365,15 @@ class TakeReplica(Record, tag=True):
     of_user: bool = False
 
 
-NewKeyRequest = GenerateKeys | DeriveKeys | UnwrapKey | ImportPublicKey | KeepSessionKey
+NewKeyRequest = (
+    GenerateKeys
+    | DeriveKeys
+    | UnwrapKey
+    | ImportPublicKey
+    | KeepSessionKey
+    | ImportClearKey
+    | CopyKey
+)
 KeyRequest = NewKeyRequest | DeleteKey | ChangeKey | ShareKey | UnshareKey | TakeReplica
 ChangeRequest = (
     CreateCluster
@@ -354,6 +392,7 @@ ChangeRequest = (
     | SetRecoveryKey
     | KeyRequest
     | PeopleRequest
+    | CloseCluster
     | PutObject
     | EditObject
     | DeleteObject

@@ -29,7 +29,7 @@ from orchestrator.model.keys import KeyFilter
 from orchestrator.model.objects import ObjectFilter
 from orchestrator.model.roles import Role
 from orchestrator.model.wrap_mechanism import WrapMechanism
-from orchestrator.wire.messages.changes import ChangeRequest, KeyDraft
+from orchestrator.wire.messages.changes import ChangeRequest, KeyCopy, KeyDraft
 from orchestrator.wire.messages.signed import SignedGrant, SignedTries
 
 
@@ -238,6 +238,24 @@ class DropSessionKey(Record, tag=True):
     ref: int
 
 
+class ImportSessionKey(Record, tag=True):
+    """As ImportClearKey, for a key that lives as those of MakeSessionKeys do."""
+
+    ticket: bytes
+    spec: KeySpec
+    draft: KeyDraft
+    sealed: bytes
+
+
+class CopySessionKey(Record, tag=True):
+    """Copy a token key of the caller's to one that lives as those of MakeSessionKeys do."""
+
+    ticket: bytes
+    seen: int
+    ref: int
+    copy: KeyCopy
+
+
 class ListObjects(Record, tag=True):
     """List certificates and data objects; the ticket is empty for those that are not private."""
 
@@ -388,7 +406,8 @@ Request = (
     | JoinAccept | RecoverStart | RecoverAccept | Pending | Zeroize | ReadAudit
     | MfaChallenge | ListQuorum | ListLoginTickets | TakeLoginTicket
     | ListObjects
-    | ChangeSessionKey | WrapKey | UnwrapSessionKey | SealKey | SealUser
+    | ChangeSessionKey | WrapKey | UnwrapSessionKey
+    | ImportSessionKey | CopySessionKey | SealKey | SealUser
 )  # fmt: skip
 
 _request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
