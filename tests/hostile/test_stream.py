@@ -117,7 +117,6 @@ def every_request(cluster: LocalCluster) -> list[m.Request]:
         m.KeepSessionKey(1 << 63),
         m.UnwrapKey(1 << 16, WRAP, bytes(40), KeyType.AES, DRAFT),
         m.ImportPublicKey(b"-----BEGIN", m.KeyDraft(KeyClass.PUBLIC, "label")),
-        m.TakeReplica("cluster-aaaaaaaaaaa", bytes(100), of_user=True),
         m.ImportClearKey(AES, DRAFT, b"sealed"),
         m.CopyKey(1 << 16, m.KeyCopy("label", b"id", (("encrypt", "false"),))),
         m.PutObject(ObjectDraft(object_class=ObjectClass.DATA, value=b"value")),
@@ -136,6 +135,7 @@ def every_request(cluster: LocalCluster) -> list[m.Request]:
         m.ApproveKeyUse(1 << 16, "sign", bytes(32)),
         m.IssueLoginTicket(1000, 0),
         m.RevokeLoginTicket("login"),
+        m.TakeReplica("cluster-aaaaaaaaaaa", bytes(100), of_user=True),
     ]
     return [
         m.Hello(),

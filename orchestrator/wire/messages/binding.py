@@ -17,11 +17,6 @@ def password_info(purpose: str, hsm: str, nonce: bytes, role: str, name: str) ->
     return f"cloister/1 {purpose} {hsm} {role} {name} ".encode() + nonce
 
 
-def replica_info(source: str, destination: str, hsm: str) -> bytes:
-    """Return what binds a replica to both clusters and to the HSM that may open it."""
-    return f"cloister/1 replica {source} {destination} {hsm}".encode()
-
-
 def clear_key_info(hsm: str, nonce: bytes, name: str, spec: KeySpec, draft: KeyDraft) -> bytes:
     """Return what binds a sealed clear key to HSM, connection, user, and what it is to become.
 
@@ -29,6 +24,11 @@ def clear_key_info(hsm: str, nonce: bytes, name: str, spec: KeySpec, draft: KeyD
     """
     shape = hashlib.sha256(encode(spec) + encode(draft)).digest()
     return f"cloister/1 clear-key {hsm} {name} ".encode() + shape + nonce
+
+
+def replica_info(source: str, destination: str, hsm: str) -> bytes:
+    """Return what binds a replica to both clusters and to the HSM that may open it."""
+    return f"cloister/1 replica {source} {destination} {hsm}".encode()
 
 
 def box_info(epoch: int, cluster: str) -> bytes:

@@ -406,8 +406,8 @@ Request = (
     | JoinAccept | RecoverStart | RecoverAccept | Pending | Zeroize | ReadAudit
     | MfaChallenge | ListQuorum | ListLoginTickets | TakeLoginTicket
     | ListObjects
-    | ChangeSessionKey | WrapKey | UnwrapSessionKey
-    | ImportSessionKey | CopySessionKey | SealKey | SealUser
+    | ChangeSessionKey | WrapKey | UnwrapSessionKey | SealKey | SealUser
+    | ImportSessionKey | CopySessionKey
 )  # fmt: skip
 
 _request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
