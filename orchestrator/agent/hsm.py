@@ -59,7 +59,7 @@ class Hsm:
         self.passwords = PasswordCheck(core.config.hsm, core.store, core.vault, core.clock)
         self.preparing = Preparing(core, self.passwords)
         self.joining = Joining(core, self.preparing)
-        self.using = Using(core, self.preparing.making)
+        self.using = Using(core, self.preparing.making, self.preparing.wrapping)
         self.tickets = Tickets(core.store)
         self.session_keys = self.preparing.session_keys
         self.factors = Factors(core)
@@ -84,6 +84,12 @@ class Hsm:
                 ended = change.login
                 for peer in list(self.session_keys.peers):
                     self.session_keys.drop_where(peer, lambda _, login: login == ended)
+            case e.KeyChanged() if blob := self.core.state.key(change.ref).blob:
+                for peer in list(self.session_keys.peers):  # copies of it as it was
+                    self.session_keys.drop_where(peer, lambda key, _: key.blob == blob)
+            case e.KeyDeleted() | e.KeysTransferred():
+                for peer in list(self.session_keys.peers):
+                    self.session_keys.drop_where(peer, lambda key, _: self._is_orphan(key))
             case e.PasswordChanged() | e.UserDeleted() | e.UserDisabled() | e.MfaChanged() if (
                 change.role is Role.CRYPTO_USER
             ):
@@ -92,6 +98,13 @@ class Hsm:
                     self.session_keys.drop_where(peer, lambda key, _: key.owner == name)
             case _:
                 pass
+
+    def _is_orphan(self, key: Key) -> bool:
+        """Tell whether this is a copy whose owner has no token key of its value any more."""
+        return key.guards.is_copy and not any(
+            (each.owner, each.blob, each.public) == (key.owner, key.blob, key.public)
+            for each in self.core.state.all_keys()
+        )
 
     def answer(
         self, request: m.Request, peer: Peer, on_judged: Callable[[], None] = lambda: None
@@ -341,7 +354,7 @@ class Hsm:
     def zeroize(self, _: m.Zeroize, _caller: Caller) -> m.Done:
         """Destroy all keys of an HSM that has left, or was never a member."""
         core = self.core
-        if core.state.seq and not core.is_removed:
+        if core.state.seq and not core.is_removed and not core.state.meta.closed:
             raise RefusedError("member", f"{core.config.hsm} is a member: remove it first")
         core.vault.audit(core.line("zeroize", "", core.config.hsm, "done"))
         with core.lock:
@@ -402,6 +415,21 @@ _HANDLERS: Final[dict[type, tuple[Operation, Handler]]] = {
         lambda h, r, c: h.using.derive_session_key(r, c),
     ),
     m.DropSessionKey: (Operation.DELETE_KEY, lambda h, r, c: h.using.drop_session_key(r, c)),
+    m.SealKey: (Operation.REPLICATE_KEY, lambda h, r, c: h.preparing.replicating.seal_key(r, c)),
+    m.SealUser: (
+        Operation.REPLICATE_USER,
+        lambda h, r, c: h.preparing.replicating.seal_user(r, c),
+    ),
+    m.WrapKey: (Operation.WRAP_KEY, lambda h, r, c: h.preparing.wrapping.wrap(r, c)),
+    m.UnwrapSessionKey: (
+        Operation.UNWRAP_KEY,
+        lambda h, r, c: h.using.unwrap_session_key(r, c),
+    ),
+    m.ImportSessionKey: (
+        Operation.IMPORT_CLEAR_KEY,
+        lambda h, r, c: h.using.import_session_key(r, c),
+    ),
+    m.CopySessionKey: (Operation.COPY_KEY, lambda h, r, c: h.using.copy_session_key(r, c)),
     m.ListObjects: (Operation.LIST_OBJECTS, lambda h, r, c: list_objects(h.core, r, c)),
     m.ChangeSessionKey: (Operation.CHANGE_KEY, lambda h, r, c: h.session_keys.change(r, c)),
     m.TakeSnapshot: (Operation.BACKUP, lambda h, r, _: h.joining.snapshot(r)),

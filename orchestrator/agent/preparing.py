@@ -14,9 +14,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from orchestrator.agent.certificate_request import signing_request
 from orchestrator.agent.core import Caller, Core
-from orchestrator.agent.making import Making, token_key
+from orchestrator.agent.key_changes import KeyChanges
+from orchestrator.agent.making import Making
 from orchestrator.agent.passwords import PasswordCheck, hash_password
+from orchestrator.agent.replicating import Replicating
 from orchestrator.agent.session_keys import SessionKeys
+from orchestrator.agent.wrapping import Wrapping
 from orchestrator.model import entries as e
 from orchestrator.model.attribute_rules import operation_to_change
 from orchestrator.model.errors import RefusedError, UsageError
@@ -60,6 +63,7 @@ OPERATIONS: Final[dict[type, Operation]] = {
     m.DeriveKeys: Operation.DERIVE_KEY,
     m.DeleteKey: Operation.DELETE_KEY,
     m.SetRecoveryKey: Operation.SET_RECOVERY_KEY,
+    m.CloseCluster: Operation.REMOVE_HSM,
     m.UnlockUser: Operation.UNLOCK_USER,
     m.DisableUser: Operation.DISABLE_USER,
     m.EnableUser: Operation.DISABLE_USER,
@@ -71,12 +75,16 @@ OPERATIONS: Final[dict[type, Operation]] = {
     m.ApproveKeyUse: Operation.APPROVE_KEY_USE,
     m.IssueLoginTicket: Operation.ISSUE_LOGIN_TICKET,
     m.RevokeLoginTicket: Operation.REVOKE_LOGIN_TICKET,
+    m.ImportClearKey: Operation.IMPORT_CLEAR_KEY,
+    m.CopyKey: Operation.COPY_KEY,
     m.PutObject: Operation.MANAGE_OBJECTS,
     m.EditObject: Operation.MANAGE_OBJECTS,
     m.DeleteObject: Operation.MANAGE_OBJECTS,
     m.ShareKey: Operation.SHARE_KEY,
     m.UnshareKey: Operation.SHARE_KEY,
     m.KeepSessionKey: Operation.GENERATE_KEY,
+    m.UnwrapKey: Operation.UNWRAP_KEY,
+    m.ImportPublicKey: Operation.IMPORT_PUBLIC_KEY,
 }
 
 
@@ -92,8 +100,22 @@ def operation_of(change: m.ChangeRequest, caller: Caller) -> Operation:
             return Operation.DELETE_ALL_TOKENS if change.of_all else Operation.DELETE_OWN_TOKENS
         case m.ChangeKey():
             return operation_to_change(change.name)
+        case m.TakeReplica():
+            return Operation.REPLICATE_USER if change.of_user else Operation.REPLICATE_KEY
         case _:
             return OPERATIONS[type(change)]
+
+
+def _object_change(asked: m.PutObject | m.EditObject | m.DeleteObject, actor: e.Actor) -> e.Change:
+    match asked:
+        case m.PutObject():
+            return e.ObjectCreated(actor, asked.draft)
+        case m.EditObject():
+            return e.ObjectEdited(actor, asked.ref, asked.edit)
+        case m.DeleteObject():
+            return e.ObjectDeleted(actor, asked.ref)
+        case _:
+            assert_never(asked)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -116,6 +138,11 @@ class Preparing:
         self._core, self._passwords = core, passwords
         self.making = Making(core)
         self.session_keys = SessionKeys(core)
+        self.wrapping = Wrapping(core, self.making, self.session_keys)
+        self.replicating = Replicating(core)
+        self.key_changes = KeyChanges(
+            core, self.making, self.session_keys, self.wrapping, self.replicating
+        )
         self._works: OrderedDict[str, _Work] = OrderedDict()
         self.restoring: Snapshot | None = None
 
@@ -167,6 +194,8 @@ class Preparing:
         if isinstance(asked, m.RestoreCluster):
             return *self._restore(asked), asked.cluster
         cluster = core.state.meta.cluster
+        if isinstance(asked, m.KeyRequest):
+            return self.key_changes.change(asked, caller), None, cluster
         match asked:
             case m.InitializeCluster():
                 certificate = load_certificate(asked.certificate, "the signed certificate")
@@ -212,38 +241,13 @@ class Preparing:
                         "not-counted", f"{core.config.hsm} has not counted this lock"
                     )
                 return e.UserLocked(user.name, user.role), None, cluster
-            case m.GenerateKeys():
-                keys = self.making.make_keys(asked.spec, asked.drafts, caller, token=True)
-                return e.KeysCreated(actor, keys), None, cluster
-            case m.DeriveKeys():
-                base = token_key(core, asked.base, caller)
-                key = self.making.derive_key(
-                    base, asked.agreement, asked.spec, asked.draft, caller, token=True
-                )
-                return e.KeysCreated(actor, (key,)), None, cluster
-            case m.DeleteKey():
-                return e.KeyDeleted(actor, asked.ref), None, cluster
             case m.SetRecoveryKey():
                 change = e.RecoveryKeySet(actor, asked.point, asked.threshold, asked.shares)
                 return change, None, cluster
-            case m.PutObject():
-                return e.ObjectCreated(actor, asked.draft), None, cluster
-            case m.EditObject():
-                return e.ObjectEdited(actor, asked.ref, asked.edit), None, cluster
-            case m.DeleteObject():
-                return e.ObjectDeleted(actor, asked.ref), None, cluster
-            case m.ChangeKey():
-                return e.KeyChanged(actor, asked.ref, asked.name, asked.value), None, cluster
-            case m.ShareKey():
-                return e.KeyShared(actor, asked.ref, parse_user_name(asked.user)), None, cluster
-            case m.UnshareKey():
-                return e.KeyUnshared(actor, asked.ref, parse_user_name(asked.user)), None, cluster
-            case m.KeepSessionKey():
-                return (
-                    e.KeysCreated(actor, (self.session_keys.kept(asked.ref, caller),)),
-                    None,
-                    cluster,
-                )
+            case m.CloseCluster():
+                return e.ClusterClosed(), None, cluster
+            case m.PutObject() | m.EditObject() | m.DeleteObject():
+                return _object_change(asked, actor), None, cluster
             case _:
                 return self._people(asked, caller), None, cluster
 

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from orchestrator.agent.core import Caller, Core, Peer
+from orchestrator.agent.making import token_key
 from orchestrator.model.attribute_rules import change_attribute, joined, operation_to_change
 from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
 from orchestrator.model.keys import SESSION_KEY_BIT, Key
@@ -51,6 +52,12 @@ class SessionKeys:
             "a session key lives on the HSM and in the login that made it",
         )
 
+    def any_key(self, ref: int, caller: Caller) -> Key:
+        """Return a session key of the caller's login, or a token key that the caller may use."""
+        if ref & SESSION_KEY_BIT:
+            return self.find(ref, caller)
+        return token_key(self._core, ref, caller)
+
     def kept(self, ref: int, caller: Caller) -> Key:
         """Return a session key as the token key that it is to become."""
         if not ref & SESSION_KEY_BIT:
@@ -72,14 +79,22 @@ class SessionKeys:
         if asked.name == TOKEN:
             raise UsageError("to make a session key a token key is a change of the cluster")
         changed = change_attribute(key, asked.name, asked.value, self._core.state.meta.hsm_type)
-        own = [each for each, _ in list(held.values())]
-        others = [
-            each
-            for each in (*own, *(self._core.state.all_keys() if key.public else ()))
-            if each.public and each.public == key.public and each.ref != key.ref
-        ]
-        for each in joined((changed, *others), {key.ref}):
+        for each in self.joined(changed, caller):
             if each.ref in held:
                 held[each.ref] = (each, held[each.ref][1])
                 self._core.loaded.drop(each.ref)
         return m.Done()
+
+    def joined(self, key: Key, caller: Caller) -> tuple[Key, ...]:
+        """Return `key` and those of its other halves that change with it.
+
+        Raises:
+            RefusedError: `attribute-conflict` with one of them, here or in the ledger.
+        """
+        own = [each for each, _ in list(caller.peer.session_keys.values())]
+        halves = [
+            each
+            for each in (*own, *(self._core.state.all_keys() if key.public else ()))
+            if each.public and each.public == key.public and each.ref != key.ref
+        ]
+        return joined((key, *halves), {key.ref})

@@ -9,6 +9,7 @@ import msgspec
 
 from orchestrator.agent.core import Caller, Core
 from orchestrator.agent.making import Making, check_approved, token_key
+from orchestrator.agent.wrapping import Wrapping
 from orchestrator.model.entries import encode
 from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
 from orchestrator.model.fips import check_decryption, check_signature
@@ -26,8 +27,8 @@ Item = TypeVar("Item", bound=msgspec.Struct)
 class Using:
     """Operations with keys, for crypto users."""
 
-    def __init__(self, core: Core, making: Making) -> None:
-        self._core, self._making = core, making
+    def __init__(self, core: Core, making: Making, wrapping: Wrapping) -> None:
+        self._core, self._making, self._wrapping = core, making, wrapping
 
     def sign(self, asked: m.Sign, caller: Caller) -> m.Data:
         """Sign a digest, or what a raw mechanism takes, with a private key."""
@@ -118,6 +119,25 @@ class Using:
             base, asked.agreement, asked.spec, asked.draft, caller, token=False
         )
         return self._keep((key,), caller)
+
+    def import_session_key(self, asked: m.ImportSessionKey, caller: Caller) -> m.KeyPage:
+        """Make a key that exists here alone of a value given in clear."""
+        _check_room(caller, 1)
+        key = self._making.import_key(asked.spec, asked.draft, asked.sealed, caller, token=False)
+        return self._keep((key,), caller)
+
+    def copy_session_key(self, asked: m.CopySessionKey, caller: Caller) -> m.KeyPage:
+        """Copy a token key to one that exists here alone."""
+        _check_room(caller, 1)
+        if asked.ref & SESSION_KEY_BIT:
+            raise UsageError("a session key is not copied; make it, or its copy, a token key")
+        source = token_key(self._core, asked.ref, caller)
+        return self._keep((self._making.copy_key(source, asked.copy, caller, token=False),), caller)
+
+    def unwrap_session_key(self, asked: m.UnwrapSessionKey, caller: Caller) -> m.KeyPage:
+        """Unwrap a key that exists here alone."""
+        _check_room(caller, 1)
+        return self._keep((self._wrapping.unwrap_session(asked, caller),), caller)
 
     def _keep(self, keys: tuple[Key, ...], caller: Caller) -> m.KeyPage:
         caller.peer.session_keys.update({key.ref: (key, caller.login) for key in keys})

@@ -16,12 +16,14 @@ from orchestrator.cli import (
     crypto,
     demo,
     doctor,
+    gateway,
     host,
     hsm,
     key,
     lab,
     login_check,
     profile,
+    quorum,
     recovery,
     user,
 )
@@ -53,8 +55,22 @@ def build() -> TyperGroup:
         pretty_exceptions_enable=False,
     )
     app.callback()(_any)
-    for part in (lab, cluster, host, hsm, user, key, crypto, backup, recovery, audit, profile):
+    for part in (
+        lab,
+        cluster,
+        host,
+        hsm,
+        user,
+        quorum,
+        key,
+        crypto,
+        backup,
+        recovery,
+        audit,
+        profile,
+    ):
         app.add_typer(part.app)
+    app.add_typer(gateway.app)
     for single in (login_check, doctor, demo):
         single.register(app)
     return cast(TyperGroup, typer.main.get_command(app))

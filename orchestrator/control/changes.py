@@ -6,19 +6,20 @@ import secrets
 from collections.abc import Callable
 
 from orchestrator.client.session import Session
-from orchestrator.client.trust import seal_password
+from orchestrator.client.trust import seal_clear_key, seal_password
 from orchestrator.control.controller import Ask, Controller, Outcome
 from orchestrator.control.hosts import HostInfo
 from orchestrator.control.quorum import QuorumChanges, possession
 from orchestrator.control.views import ChangeReport
 from orchestrator.model.clock import Clock
-from orchestrator.model.errors import NotFoundError
-from orchestrator.model.key_spec import KeySpec
+from orchestrator.model.errors import NotFoundError, UnavailableError
+from orchestrator.model.key_spec import Agreement, KeySpec, KeyType
 from orchestrator.model.keys import SESSION_KEY_BIT, Key, parse_bool
 from orchestrator.model.objects import ObjectDraft, ObjectEdit
 from orchestrator.model.roles import Role, check_password, parse_user_name
 from orchestrator.model.services import Service
 from orchestrator.model.ssh_signature import parse_public_key
+from orchestrator.model.wrap_mechanism import WrapMechanism
 from orchestrator.sealed.recovery import SEED_BYTES, point_of, recovery_key, split_seed
 from orchestrator.sealed.token_files import LoginTicketFile, PossessionFile, TokenFile
 from orchestrator.wire import messages as m
@@ -256,6 +257,46 @@ class Changes:
         outcome = self._outcome(change, request)
         return outcome.report, outcome.keys
 
+    def derive_key(
+        self,
+        base: int,
+        agreement: Agreement,
+        spec: KeySpec,
+        draft: m.KeyDraft,
+        *,
+        request: str | None = None,
+    ) -> tuple[ChangeReport, Key]:
+        """Derive a token key with ECDH."""
+        change = m.DeriveKeys(base, agreement, spec, draft)
+        return self._one_key(lambda _: change, request)
+
+    def import_clear_key(
+        self, spec: KeySpec, value: bytes, draft: m.KeyDraft, *, request: str | None = None
+    ) -> tuple[ChangeReport, Key]:
+        """Make a token key of a value given in clear; it goes sealed to a checked HSM.
+
+        Args:
+            spec: what it is.
+            value: a secret key's bytes, or a private key's PKCS#8 (see `client.clear_keys`).
+            draft: class, label and attributes.
+            request: see above.
+        """
+        spec.check()
+
+        def ask(hsm: str) -> m.ChangeRequest:
+            link = self._controller.roster.link(hsm, self._anchor)
+            name = self._session.name
+            sealed = seal_clear_key(link.welcome, link.member, name, spec, draft, value)
+            return m.ImportClearKey(spec, draft, sealed)
+
+        return self._one_key(ask, request)
+
+    def copy_key(
+        self, ref: int, copy: m.KeyCopy, *, request: str | None = None
+    ) -> tuple[ChangeReport, Key]:
+        """Make another token key of the same value; its attributes can only be tighter."""
+        return self._one_key(lambda _: m.CopyKey(ref, copy), request)
+
     def delete_key(
         self, ref: int, *, approval: TokenFile | None = None, request: str | None = None
     ) -> ChangeReport:
@@ -300,15 +341,9 @@ class Changes:
             self._session.change_session_key(ref, name, value)
             return None, ref
         home = self._session.home_of(ref)
-        outcome = self._controller.change(
-            lambda _: m.KeepSessionKey(ref),
-            ticket=self._session.ticket(),
-            request=request,
-            author=home,
-        )
+        report, key = self._one_key(lambda _: m.KeepSessionKey(ref), request, home)
         self._session.forget_session_key(ref)
-        self._session.heard(outcome.report.seq)
-        return outcome.report, outcome.keys[0].ref if outcome.keys else 0
+        return report, key.ref
 
     def share_key(
         self,
@@ -331,6 +366,37 @@ class Changes:
     ) -> ChangeReport:
         """Let a crypto user use a token key no more."""
         return self._outcome(m.UnshareKey(ref, parse_user_name(user)), request, approval).report
+
+    def unwrap_key(
+        self,
+        unwrapper: int,
+        mechanism: WrapMechanism,
+        wrapped: bytes,
+        key_type: KeyType,
+        draft: m.KeyDraft,
+        *,
+        request: str | None = None,
+    ) -> tuple[ChangeReport, Key]:
+        """Make a token key of one that was wrapped outside; `draft` says how it shall be."""
+        change = m.UnwrapKey(unwrapper, mechanism.check(), wrapped, key_type, draft)
+        return self._one_key(lambda _: change, request, self._session.home(unwrapper))
+
+    def import_public_key(
+        self, public: bytes, draft: m.KeyDraft, *, request: str | None = None
+    ) -> tuple[ChangeReport, Key]:
+        """Make a token key of an RSA or EC public key (PEM or DER)."""
+        return self._one_key(lambda _: m.ImportPublicKey(public, draft), request)
+
+    def _one_key(
+        self, ask: Ask, request: str | None, author: str | None = None
+    ) -> tuple[ChangeReport, Key]:
+        outcome = self._change(ask, request, None, author)
+        if len(outcome.keys) != 1:
+            raise UnavailableError(
+                f"the key is made and no HSM tells which; ask again with request id "
+                f"{outcome.report.request}"
+            )
+        return outcome.report, outcome.keys[0]
 
     def create_recovery_key(
         self,
@@ -368,12 +434,19 @@ class Changes:
     ) -> Outcome:
         return self._change(lambda _: change, request, approval)
 
-    def _change(self, ask: Ask, request: str | None, approval: TokenFile | None) -> Outcome:
+    def _change(
+        self,
+        ask: Ask,
+        request: str | None,
+        approval: TokenFile | None,
+        author: str | None = None,
+    ) -> Outcome:
         outcome = self._controller.change(
             ask,
             ticket=self._session.ticket(),
             request=request,
             approval=approval.approval if approval else None,
+            author=author,
         )
         self._session.heard(outcome.report.seq)
         return outcome

@@ -38,6 +38,7 @@ from orchestrator.model.quorum_decisions import (
     tokens_of_login,
     value_set,
 )
+from orchestrator.model.replication import replicated
 from orchestrator.model.roles import (
     APPLIANCE_NAME,
     Operation,
@@ -160,6 +161,11 @@ def _decide(
             return (Put(Table.KEYS, key_row(change.ref), None),)
         case e.RecoveryKeySet():
             return _recovery_key_set(state, change)
+        case e.ClusterClosed():
+            need_active(state)
+            require(Role.APPLIANCE_USER, Operation.REMOVE_HSM)
+            need(len(state.tables[Table.MEMBERS]) == 1, "has-hsms", "delete the other HSMs first")
+            return (_put_meta(state, closed=True),)
         case e.ObjectCreated():
             return object_created(state, header, change)
         case e.ObjectEdited():
@@ -172,6 +178,8 @@ def _decide(
             return key_shared(state, change)
         case e.KeyUnshared():
             return key_unshared(state, change)
+        case e.Replicated():
+            return replicated(state, header, change)
         case _:
             return _decide_on_people(state, header, change)
 
@@ -275,6 +283,7 @@ def _restored(
             state,
             cluster=header.cluster,
             source_cluster=change.source_cluster,
+            closed=False,
             hsm_type=hsm_type,
             limits=limits,
         ),

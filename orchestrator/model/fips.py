@@ -19,6 +19,7 @@ from orchestrator.model.key_spec import (
     SignMechanism,
     SignScheme,
 )
+from orchestrator.model.wrap_mechanism import WrapScheme
 
 FIPS: Final = "FIPS"
 
@@ -46,6 +47,15 @@ def restrictions(mode: str) -> tuple[str, ...]:
         "RSA PKCS#1 v1.5 encrypts, decrypts, wraps and unwraps nothing.",
         *(_weak_hashes(curve) for curve in Curve),
     )
+
+
+def check_wrapping(mode: str, scheme: WrapScheme) -> None:
+    """Raise RefusedError (`fips-mode`) where this mode neither wraps nor unwraps so."""
+    if mode == FIPS and scheme is WrapScheme.RSA_PKCS:
+        raise RefusedError(
+            "fips-mode",
+            "in FIPS mode RSA PKCS#1 v1.5 wraps and unwraps nothing; rsa-oaep and rsa-aes do",
+        )
 
 
 def _weak_hashes(curve: Curve) -> str:

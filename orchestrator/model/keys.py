@@ -13,12 +13,13 @@ from typing import Final
 
 import msgspec
 
-from orchestrator.model.errors import RefusedError, UsageError
+from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
 from orchestrator.model.key_spec import KeyClass, KeySpec, KeyType
 from orchestrator.model.roles import Role
 
 SESSION_KEY_BIT: Final = 1 << 63
 LABEL_CHARACTERS: Final = 127
+KEY_ID_BYTES_MAX: Final = 128
 
 
 class Attributes(msgspec.Struct, frozen=True, array_like=True):
@@ -49,14 +50,17 @@ class Guards(msgspec.Struct, frozen=True, array_like=True):
 
     `has_wrapped`: it, or its pair's public half, was once allowed to wrap. `unwraps_guarded`: it,
     or its public half, was once trusted. `half_stays`: the private half of this public key was
-    made here and never leaves. Templates are CLI names and values.
+    made here and never leaves. `origin` is the clone and reference that it was replicated from.
+    Templates are CLI names and values. `is_copy`: it has the value of another key.
     """
 
     has_wrapped: bool = False
     unwraps_guarded: bool = False
     half_stays: bool = False
+    origin: str = ""
     wrap_template: tuple[tuple[str, str], ...] = ()
     unwrap_template: tuple[tuple[str, str], ...] = ()
+    is_copy: bool = False
 
 
 class Key(msgspec.Struct, frozen=True, array_like=True):
@@ -81,6 +85,19 @@ class Key(msgspec.Struct, frozen=True, array_like=True):
     manage_quorum: int = 0
     use_quorum: int = 0
 
+    def quorum_of(self, operation: str) -> int:
+        """Return how many must approve a use.
+
+        A wrapped key comes back without quorum values: to take one out is use and management.
+        """
+        match operation:
+            case "wrap":
+                return max(self.use_quorum, self.manage_quorum)
+            case "unwrap":
+                return self.manage_quorum
+            case _:
+                return self.use_quorum
+
     def usable_by(self, user: str) -> bool:
         """Owners and those it is shared with may use a key; every crypto user a public one."""
         return self.owner == user or user in self.shared or self.key_class is KeyClass.PUBLIC
@@ -100,9 +117,13 @@ _SETTABLE: Final = {
     }),
 }  # fmt: skip
 _SIGN_BY_DEFAULT: Final = frozenset({KeyType.AES, KeyType.GENERIC_SECRET})
-KNOWN_ATTRIBUTES: Final = frozenset(
-    field.replace("_", "-") for field in Attributes.__struct_fields__
-) | {"id", "label", "class", "key-type", "check-value"}
+_BOOLEANS: Final = frozenset(field.replace("_", "-") for field in Attributes.__struct_fields__)
+_TIGHTENED: Final = {
+    "encrypt": False, "decrypt": False, "sign": False, "verify": False, "wrap": False,
+    "unwrap": False, "derive": False, "extractable": False, "modifiable": False,
+    "destroyable": False, "wrap-with-trusted": True,
+}  # fmt: skip
+KNOWN_ATTRIBUTES: Final = _BOOLEANS | {"id", "label", "class", "key-type", "check-value"}
 
 
 def new_attributes(
@@ -165,6 +186,79 @@ def derived_attributes(
             )
     fields["never_extractable"] = base.never_extractable and not fields["extractable"]
     return _checked(fields, KeyClass.SECRET), key_id
+
+
+def imported_attributes(
+    key_class: KeyClass, spec: KeySpec, requested: Mapping[str, str], *, token: bool
+) -> tuple[Attributes, bytes]:
+    """Return the attributes and `id` of a key whose value its user gives in clear.
+
+    Like one that was unwrapped, it was never made here and never surely secret.
+    """
+    attributes, key_id = new_attributes(key_class, spec, requested, token=token)
+    return (
+        msgspec.structs.replace(
+            attributes, local=False, always_sensitive=False, never_extractable=False
+        ),
+        key_id,
+    )
+
+
+def copied_attributes(
+    source: Attributes, requested: Mapping[str, str], *, token: bool
+) -> Attributes:
+    """Return the attributes of a copy: those of its source, or tighter.
+
+    Copies are one value, so together they must do no more than their source may alone.
+
+    Raises:
+        RefusedError: `attribute-conflict`, it would be less guarded than its source, or
+            `attribute-read-only`.
+    """
+    copy = msgspec.structs.replace(source, token=token, trusted=False)
+    tighter = {}
+    for name, value in requested.items():
+        if name not in KNOWN_ATTRIBUTES:
+            raise RefusedError("attribute-unknown", f"there is no attribute {name}")
+        if name not in _BOOLEANS:
+            raise RefusedError("attribute-read-only", f"a copy has the {name} of its source")
+        field, wanted = name.replace("-", "_"), parse_bool(name, value)
+        if wanted is getattr(copy, field):
+            continue
+        if name not in _TIGHTENED:
+            raise RefusedError("attribute-read-only", f"a copy has the {name} of its source")
+        if wanted is not _TIGHTENED[name]:
+            raise RefusedError(
+                "attribute-conflict",
+                f"a copy may have {name}={str(_TIGHTENED[name]).lower()}, and not the other way "
+                "round: it may do no more than its source",
+            )
+        tighter[field] = wanted
+    return msgspec.structs.replace(copy, **tighter)
+
+
+# What a template may demand of every unwrapped key, because it is so anyway.
+_GIVEN: Final = {"private": "true", "sensitive": "true", "local": "false", "trusted": "false"}
+
+
+def unwrapped_attributes(
+    key_type: KeyType, key_class: KeyClass, requested: Mapping[str, str], *, token: bool
+) -> tuple[Attributes, bytes]:
+    """Return the attributes and `id` of a secret or private key that comes from outside.
+
+    Nobody knows where it was before: it was never made here, and never surely secret.
+    """
+    signs = key_type in _SIGN_BY_DEFAULT
+    fields = {
+        "token": token,
+        "local": False,
+        "always_sensitive": False,
+        "sign": signs,
+        "verify": signs,
+    }
+    rest = {n: v for n, v in requested.items() if _GIVEN.get(n) != v.lower()}
+    key_id = _take_requested(fields, key_class, rest)
+    return _checked(fields, key_class), key_id
 
 
 def _take_requested(
@@ -239,8 +333,13 @@ def parse_hex(text: str) -> bytes:
         value = bytes.fromhex(text.removeprefix("0x"))
     except ValueError as exc:
         raise UsageError(f"{text!r} is not hexadecimal") from exc
-    if len(value) > 128:
-        raise UsageError("a key id has at most 128 bytes")
+    return check_key_id(value)
+
+
+def check_key_id(value: bytes) -> bytes:
+    """Return `value`, a key's id of at most 128 bytes."""
+    if len(value) > KEY_ID_BYTES_MAX:
+        raise UsageError(f"a key id has at most {KEY_ID_BYTES_MAX} bytes")
     return value
 
 
@@ -298,10 +397,13 @@ class KeyFilter(msgspec.Struct, frozen=True, array_like=True):
         """Tell whether `key` satisfies every term."""
         if self.ref and key.ref != self.ref:
             return False
-        return all(attribute_text(key, name) == _norm(name, v) for name, v in self.attributes)
+        return all(
+            attribute_text(key, name) == norm_attribute(name, v) for name, v in self.attributes
+        )
 
 
-def _norm(name: str, value: str) -> str:
+def norm_attribute(name: str, value: str) -> str:
+    """Return a value as `attribute_text` would print it."""
     if name in {"label", "class", "key-type"}:
         return value
     return value.lower()
@@ -322,6 +424,12 @@ def attribute_text(key: Key, name: str) -> str:
             return "0x" + key.check_value.hex()
         case _:
             return str(bool(getattr(key.attributes, name.replace("-", "_")))).lower()
+
+
+def check_usable(key: Key, user: str) -> None:
+    """Raise NotFoundError unless `user` may use this key: another's is as if it were not there."""
+    if not key.usable_by(user):
+        raise NotFoundError("key", f"0x{key.ref:016x}", "see `cloister key list`")
 
 
 def visible_to(key: Key, user: str, role: Role) -> bool:

@@ -19,6 +19,7 @@ from orchestrator.model.key_spec import (
     MacMechanism,
     SignScheme,
 )
+from orchestrator.model.wrap_mechanism import WrapScheme
 
 MODES: Final = frozenset({"FIPS", "NON_FIPS"})
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
@@ -49,6 +50,9 @@ class Mechanism(StrEnum):
     EC_KEY_PAIR_GEN = "CKM_EC_KEY_PAIR_GEN"
     ECDSA = "CKM_ECDSA"
     ECDH1_DERIVE = "CKM_ECDH1_DERIVE"
+    AES_KEY_WRAP = "CKM_AES_KEY_WRAP"
+    AES_KEY_WRAP_PAD = "CKM_AES_KEY_WRAP_PAD"
+    RSA_AES_KEY_WRAP = "CKM_RSA_AES_KEY_WRAP"
 
 
 SIGN_MECHANISMS: Final = {
@@ -73,6 +77,22 @@ MAC_MECHANISMS: Final = {
     MacMechanism.HMAC_SHA384: Mechanism.SHA384_HMAC,
     MacMechanism.HMAC_SHA512: Mechanism.SHA512_HMAC,
 }
+
+
+WRAP_MECHANISMS: Final = {
+    WrapScheme.AES_NO_PAD: (Mechanism.AES_KEY_WRAP,),
+    WrapScheme.AES_ZERO_PAD: (Mechanism.AES_KEY_WRAP_PAD,),
+    WrapScheme.RSA_OAEP: (Mechanism.RSA_PKCS_OAEP,),
+    WrapScheme.RSA_PKCS: (Mechanism.RSA_PKCS,),
+    WrapScheme.RSA_AES: (
+        Mechanism.RSA_AES_KEY_WRAP,
+        Mechanism.RSA_PKCS_OAEP,
+        Mechanism.AES_KEY_WRAP_PAD,
+    ),
+}
+"""What a token needs for each; the schemes that are not here are of no token's yet."""
+COMPOSED: Final = frozenset({Mechanism.RSA_AES_KEY_WRAP})
+"""Mechanisms that a store makes of others, inside the token."""
 
 
 class Backend(StrEnum):

@@ -23,25 +23,37 @@ from orchestrator.model.key_spec import (
 )
 from orchestrator.model.profile import (
     CIPHER_MECHANISMS,
+    COMPOSED,
     MAC_MECHANISMS,
     SIGN_MECHANISMS,
+    WRAP_MECHANISMS,
     FirmwareProfile,
     Mechanism,
     generation_mechanism,
 )
+from orchestrator.model.wrap_mechanism import WrapMechanism
 from orchestrator.tokens import _operations as operations
 from orchestrator.tokens import _requests as requests
+from orchestrator.tokens import _wrapping as wrapping
 from orchestrator.tokens._objects import (
     NO_USE,
     derive,
     derive_secret,
     destroyed,
     generate,
+    put_clear_key,
     raw,
     unwrap,
 )
 from orchestrator.tokens._pkcs11_library import Sessions, key_on
-from orchestrator.tokens.store import GeneratedKey, Handle, NoMaskingKeyError, TokenError
+from orchestrator.tokens.store import (
+    GeneratedKey,
+    Handle,
+    NoMaskingKeyError,
+    TokenError,
+    UnwrappedKey,
+    WrappingKey,
+)
 
 MASKING: Final = "masking"
 _FLAGS: Final = {
@@ -71,7 +83,7 @@ class BlobKeys:
         """`offered` is what the module has: of the profile's mechanisms, only these are used."""
         self._sessions, self._profile = sessions, profile
         self._mechanisms = frozenset(
-            m for m in profile.mechanisms if Ck[m.removeprefix("CKM_")] in offered
+            m for m in profile.mechanisms if m in COMPOSED or Ck[m.removeprefix("CKM_")] in offered
         )
         self._objects: dict[str, int] = {}  # the token's own keys, by label
         self._loaded: dict[Handle, _Loaded] = {}
@@ -89,6 +101,18 @@ class BlobKeys:
         masking = self._masking_key()
         with self._sessions.borrow() as session:
             key, public, check_value = generate(session, spec)
+            with destroyed(key):
+                wrapper = key_on(session, masking)
+                blob = wrapper.wrap_key(key, mechanism=Ck.AES_KEY_WRAP_PAD)
+        return GeneratedKey(blob, public, check_value)
+
+    def import_key(self, spec: KeySpec, value: bytes) -> GeneratedKey:
+        self._require_spec(spec)
+        given = requests.check_clear_key(spec, value)
+        operations.check_offered_import(self._profile.name, spec)
+        masking = self._masking_key()
+        with self._sessions.borrow() as session:
+            key, public, check_value = put_clear_key(session, spec, given)
             with destroyed(key):
                 wrapper = key_on(session, masking)
                 blob = wrapper.wrap_key(key, mechanism=Ck.AES_KEY_WRAP_PAD)
@@ -161,6 +185,45 @@ class BlobKeys:
                 wrapper = key_on(session, masking)
                 blob = wrapper.wrap_key(key, mechanism=Ck.AES_KEY_WRAP_PAD)
         return GeneratedKey(blob, b"", check_value)
+
+    def wrap(
+        self, wrapper: WrappingKey, mechanism: WrapMechanism, blob: bytes, spec: KeySpec
+    ) -> bytes:
+        self._require_wrapping(mechanism)
+        requests.check_wrapper(mechanism, wrapper)
+        mechanism.check_payload(spec, wrapper.spec)
+        wrapping.check_offered_payload(self._profile.name, mechanism, spec)
+        requests.check_blob_length(blob, spec)
+        masking = self._masking_key()
+        refused = "a blob is not wrapped under this cluster's masking key"
+        with self._sessions.borrow(refused=refused) as session:
+            return wrapping.wrap(session, masking, wrapper, mechanism, (blob, spec))
+
+    def unwrap(
+        self, unwrapper: WrappingKey, mechanism: WrapMechanism, wrapped: bytes, key_type: KeyType
+    ) -> UnwrappedKey:
+        self._require_wrapping(mechanism)
+        requests.check_wrapper(mechanism, unwrapper)
+        requests.check_wrapped(mechanism, unwrapper, wrapped, key_type)
+        masking = self._masking_key()
+        with self._sessions.borrow(refused=wrapping.REFUSED) as session:
+            opened = wrapping.unwrap_foreign(
+                session, masking, unwrapper, mechanism, (wrapped, key_type), self._profile.name
+            )
+        self._require_spec(opened.spec)
+        return opened
+
+    def _require_wrapping(self, mechanism: WrapMechanism) -> None:
+        mechanism.check()
+        try:
+            needed = WRAP_MECHANISMS[mechanism.scheme]
+        except KeyError:
+            raise MechanismUnavailableError(
+                self._profile.name, f"to wrap by {mechanism.scheme} inside the token"
+            ) from None
+        for each in needed:
+            self._require(each)
+        wrapping.check_offered(self._profile.name, mechanism)
 
     def agree(self, handle: Handle, point: bytes) -> bytes:
         loaded = self._use(handle, Mechanism.ECDH1_DERIVE)

@@ -43,7 +43,7 @@ STAYS: Final = {
 }
 LEAVES_WRAPPED: Final = STAYS | {Attribute.EXTRACTABLE: True}
 NO_USE: Final = MechanismFlag(0)
-_PARAMETERS: Final = {
+EC_PARAMETERS: Final = {
     Curve.P256: P256,
     Curve.P384: P384,
     Curve.P521: encode_named_curve_parameters("1.3.132.0.35"),
@@ -168,9 +168,16 @@ def kek(session: Any, private: int, point: bytes, use: MechanismFlag) -> Iterato
         yield key
 
 
-def unwrap(wrapper: Any, blob: bytes, spec: KeySpec, use: MechanismFlag) -> Any:  # noqa: ANN401
-    """Unwrap a blob to a non-extractable session key."""
-    template: dict[Attribute, object] = dict(STAYS)
+def unwrap(  # C_UnwrapKey's own parameters
+    wrapper: Any,  # noqa: ANN401  # a python-pkcs11 key
+    blob: bytes,
+    spec: KeySpec,
+    use: MechanismFlag,
+    guards: Mapping[Attribute, object] = STAYS,
+    mechanism: tuple[Ck, Any] = (Ck.AES_KEY_WRAP_PAD, None),
+) -> Any:  # noqa: ANN401
+    """Unwrap to a session key, non-extractable where `guards` do not say otherwise."""
+    template: dict[Attribute, object] = dict(guards)
     is_secret = spec.type in _SECRETS
     if not is_secret:
         # The library sends every capability; a private key must not have these at all.
@@ -181,7 +188,8 @@ def unwrap(wrapper: Any, blob: bytes, spec: KeySpec, use: MechanismFlag) -> Any:
         ObjectClass.SECRET_KEY if is_secret else ObjectClass.PRIVATE_KEY,
         _CK_KEY_TYPES[spec.type],
         blob,
-        mechanism=Ck.AES_KEY_WRAP_PAD,
+        mechanism=mechanism[0],
+        mechanism_param=mechanism[1],
         store=False,
         capabilities=use,
         template=template,
@@ -216,7 +224,7 @@ def generate(session: Any, spec: KeySpec) -> tuple[Any, bytes, bytes]:  # noqa: 
         return key, b"", check_value(key, spec)
     if spec.curve is not None:
         curve = requests.curve_of(spec)
-        point, key = ec_pair(session, _PARAMETERS[spec.curve], MechanismFlag.SIGN, LEAVES_WRAPPED)
+        point, key = ec_pair(session, EC_PARAMETERS[spec.curve], MechanismFlag.SIGN, LEAVES_WRAPPED)
         public = spki(requests.check_point(point, curve))
     else:
         made, key = session.generate_keypair(
@@ -224,14 +232,54 @@ def generate(session: Any, spec: KeySpec) -> tuple[Any, bytes, bytes]:  # noqa: 
             spec.bits,
             store=False,
             capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY,
-            public_template={
-                Attribute.PUBLIC_EXPONENT: spec.public_exponent.to_bytes(
-                    (spec.public_exponent.bit_length() + 7) // 8, "big"
-                )
-            },
+            public_template={Attribute.PUBLIC_EXPONENT: _unsigned(spec.public_exponent)},
             private_template=LEAVES_WRAPPED,
         )
         modulus = int.from_bytes(raw(made[Attribute.MODULUS]), "big")
         made.destroy()
         public = spki(rsa.RSAPublicNumbers(spec.public_exponent, modulus).public_key())
     return key, public, hashlib.sha1(public, usedforsecurity=False).digest()[:3]
+
+
+def put_clear_key(
+    session: Any,  # noqa: ANN401  # pkcs11.Session
+    spec: KeySpec,
+    given: bytes | rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey,
+) -> tuple[Any, bytes, bytes]:
+    """Make a session key of a value; return what `generate` returns. It may leave wrapped."""
+    template: dict[Attribute, object] = LEAVES_WRAPPED | {
+        Attribute.TOKEN: False,
+        Attribute.KEY_TYPE: _CK_KEY_TYPES[spec.type],
+    }
+    if isinstance(given, bytes):
+        template |= {Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.VALUE: given}
+        if spec.type is KeyType.AES:
+            template[Attribute.ENCRYPT] = True  # for its check value
+        key = session.create_object(template)
+        with undone(key.destroy):
+            return key, b"", check_value(key, spec)
+    template[Attribute.CLASS] = ObjectClass.PRIVATE_KEY
+    if isinstance(given, rsa.RSAPrivateKey):
+        numbers = given.private_numbers()
+        template |= {
+            Attribute.MODULUS: _unsigned(numbers.public_numbers.n),
+            Attribute.PUBLIC_EXPONENT: _unsigned(numbers.public_numbers.e),
+            Attribute.PRIVATE_EXPONENT: _unsigned(numbers.d),
+            Attribute.PRIME_1: _unsigned(numbers.p),
+            Attribute.PRIME_2: _unsigned(numbers.q),
+            Attribute.EXPONENT_1: _unsigned(numbers.dmp1),
+            Attribute.EXPONENT_2: _unsigned(numbers.dmq1),
+            Attribute.COEFFICIENT: _unsigned(numbers.iqmp),
+        }
+    elif spec.curve is not None:
+        template |= {
+            Attribute.EC_PARAMS: EC_PARAMETERS[spec.curve],
+            Attribute.VALUE: _unsigned(given.private_numbers().private_value),
+        }
+    public = spki(given.public_key())
+    check = hashlib.sha1(public, usedforsecurity=False).digest()[:3]
+    return session.create_object(template), public, check
+
+
+def _unsigned(number: int) -> bytes:
+    return number.to_bytes((number.bit_length() + 7) // 8, "big")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from orchestrator.model.errors import RefusedError, UsageError
 from orchestrator.model.key_spec import (
@@ -23,11 +25,14 @@ from orchestrator.model.key_spec import (
     SignMechanism,
     Usage,
 )
-from orchestrator.tokens.store import BlobRefusedError
+from orchestrator.model.wrap_mechanism import WRAPPED_BYTES_MAX, WrapMechanism, WrapScheme
+from orchestrator.tokens.store import BlobRefusedError, WrappingKey
 
 RANDOM_BYTES_MAX: Final = 65_536
 PLAINTEXT_BYTES_MAX: Final = 1 << 20
 AAD_BYTES_MAX: Final = 1 << 16
+CLEAR_KEY_BYTES_MAX: Final = 4096
+"""PKCS#8 of RSA with 4096 bits has some 2,400."""
 _BLOB_BYTES_MIN, _BLOB_BYTES_MAX = 16, 16_384
 _WHOLE_BLOCKS: Final = frozenset({CipherScheme.AES_ECB, CipherScheme.AES_CBC})
 
@@ -133,6 +138,33 @@ def check_mac(
     check_plaintext(data)
 
 
+def check_wrapper(mechanism: WrapMechanism, wrapper: WrappingKey) -> None:
+    """Raise RefusedError unless a key of this type wraps or unwraps so."""
+    mechanism.check()
+    if wrapper.spec.type is not mechanism.key_type:
+        raise RefusedError(
+            "key-type", f"{mechanism.scheme} takes a key of type {mechanism.key_type}"
+        )
+
+
+def check_wrapped(
+    mechanism: WrapMechanism, unwrapper: WrappingKey, wrapped: bytes, key_type: KeyType
+) -> None:
+    """Raise BlobRefusedError for bytes that are no key wrapped so; RefusedError for the type."""
+    size = unwrapper.spec.bits // 8
+    match mechanism.scheme:
+        case WrapScheme.RSA_OAEP | WrapScheme.RSA_PKCS:
+            if key_type not in {KeyType.AES, KeyType.GENERIC_SECRET}:
+                raise RefusedError("payload", f"{mechanism.scheme} unwraps secret keys alone")
+            good = len(wrapped) == size
+        case WrapScheme.RSA_AES:
+            good = size + 16 <= len(wrapped) <= WRAPPED_BYTES_MAX and not (len(wrapped) - size) % 8
+        case _:
+            good = 16 <= len(wrapped) <= WRAPPED_BYTES_MAX and not len(wrapped) % 8
+    if not good:
+        raise BlobRefusedError("this is no key wrapped so: its length is wrong")
+
+
 def curve_of(spec: KeySpec) -> ec.EllipticCurve:
     """Return an EC key's curve."""
     if spec.curve is None:
@@ -156,6 +188,35 @@ def check_point(point: bytes, curve: ec.EllipticCurve) -> ec.EllipticCurvePublic
         return ec.EllipticCurvePublicKey.from_encoded_point(curve, point)
     except ValueError as exc:
         raise BlobRefusedError(f"this is no uncompressed point of {curve.name}") from exc
+
+
+def check_clear_key(
+    spec: KeySpec, value: bytes
+) -> bytes | rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
+    """Return a key given in clear, or raise UsageError unless it is of `spec`."""
+    spec.check()
+    wrong = UsageError(f"this value is no {spec.type} key of {spec.bits} bits")
+    if spec.type in {KeyType.AES, KeyType.GENERIC_SECRET}:
+        if len(value) * 8 != spec.bits:
+            raise wrong
+        return value
+    if len(value) > CLEAR_KEY_BYTES_MAX:  # what follows tests numbers for being prime
+        raise wrong
+    try:
+        private = load_der_private_key(value, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise wrong from None  # the cause may quote what it was given
+    match private:
+        case rsa.RSAPrivateKey() if spec.type is KeyType.RSA:
+            exponent = private.public_key().public_numbers().e
+            fits = (private.key_size, exponent) == (spec.bits, spec.public_exponent)
+        case ec.EllipticCurvePrivateKey() if spec.type is KeyType.EC:
+            fits = private.curve.name == curve_of(spec).name
+        case _:
+            raise wrong
+    if not fits:
+        raise wrong
+    return private
 
 
 def check_blob_length(blob: bytes, spec: KeySpec) -> None:

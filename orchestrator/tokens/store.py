@@ -15,10 +15,12 @@ from orchestrator.model.key_spec import (
     Agreement,
     CipherMechanism,
     KeySpec,
+    KeyType,
     MacMechanism,
     SignMechanism,
     Usage,
 )
+from orchestrator.model.wrap_mechanism import WrapMechanism
 
 Handle = NewType("Handle", int)
 """A loaded key. Opaque, usable from any thread, dead after `unload` or `close`."""
@@ -72,6 +74,23 @@ class Transport:
 
     point: bytes
     wrapped: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class WrappingKey:
+    """A key that wraps or unwraps: a blob, or an RSA public half (DER SubjectPublicKeyInfo)."""
+
+    spec: KeySpec
+    blob: bytes = b""
+    public: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class UnwrappedKey:
+    """What came out of a wrapped key, as a blob, and what the token says that it is."""
+
+    spec: KeySpec
+    key: GeneratedKey
 
 
 class TokenStore(Protocol):
@@ -159,6 +178,18 @@ class TokenStore(Protocol):
             MechanismUnavailableError, NoMaskingKeyError, TokenFullError.
         """
 
+    def import_key(self, spec: KeySpec, value: bytes) -> GeneratedKey:
+        """Wrap a key given in clear, as `generate` does one that it made; nothing stays.
+
+        Args:
+            spec: what it is.
+            value: the bytes of a secret key, or a private key's PKCS#8 (DER).
+
+        Raises:
+            UsageError: `value` is no such key.
+            MechanismUnavailableError: the token would keep another value.
+        """
+
     def load(self, blob: bytes, spec: KeySpec, usages: AbstractSet[Usage]) -> Handle:
         """Unwrap `blob` into volatile, non-extractable form that can do `usages` only.
 
@@ -214,6 +245,31 @@ class TokenStore(Protocol):
         Raises:
             BlobRefusedError: the point is not on the key's curve.
             MechanismUnavailableError: the token has no such key derivation function.
+        """
+
+    def wrap(
+        self, wrapper: WrappingKey, mechanism: WrapMechanism, blob: bytes, spec: KeySpec
+    ) -> bytes:
+        """Wrap the key in `blob` under another, inside the token.
+
+        Secret keys are wrapped as their bytes, private ones as PKCS#8 (RFC 5208).
+
+        Raises:
+            BlobRefusedError: a blob was not wrapped under this cluster's masking key.
+            MechanismUnavailableError: the token cannot do it inside.
+            RefusedError: the mechanism takes no such key.
+        """
+
+    def unwrap(
+        self, unwrapper: WrappingKey, mechanism: WrapMechanism, wrapped: bytes, key_type: KeyType
+    ) -> UnwrappedKey:
+        """Unwrap a key and wrap it under the masking key as `generate` does; nothing stays.
+
+        Raises:
+            BlobRefusedError: wrong key, mechanism or bytes, or it holds no `key_type` key; one
+                message for all of them.
+            MechanismUnavailableError: the token cannot do it inside, or keeps no such key whole.
+            RefusedError: `key-spec`, no HSM here holds such a key.
         """
 
     def agree(self, handle: Handle, point: bytes) -> bytes:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -16,13 +17,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_public_key,
 )
 
-from orchestrator.client.balancer import Balancer
 from orchestrator.client.session import Session
 from orchestrator.client.verify import verify_signature
-from orchestrator.model.errors import OrchestratorError, RemoteError
+from orchestrator.model.errors import RemoteError
 from orchestrator.model.fips import CURVE_STRENGTH_BITS, HASH_STRENGTH_BITS
 from orchestrator.model.key_spec import (
-    CURVE_BITS,
     Agreement,
     CipherMechanism,
     CipherScheme,
@@ -38,45 +37,10 @@ from orchestrator.model.key_spec import (
 )
 from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter
 from orchestrator.model.roles import Role
+from orchestrator.model.state import ONLY, Table
 from orchestrator.wire import messages as m
-from tests.stateful.harness import CLUSTER, PASSWORD, FakeStream, LocalCluster
-
-AES = KeySpec(KeyType.AES, 256)
-SECRET = KeySpec(KeyType.GENERIC_SECRET, 256)
-RSA = KeySpec(KeyType.RSA, 2048, None, 65537)
-EC = {curve: KeySpec(KeyType.EC, bits, curve) for curve, bits in CURVE_BITS.items()}
-
-
-def draft(key_class: KeyClass = KeyClass.SECRET, **attributes: str) -> m.KeyDraft:
-    given = tuple((name.replace("_", "-"), value) for name, value in attributes.items())
-    return m.KeyDraft(key_class, "key", given)
-
-
-def pair(public: Mapping[str, str], private: Mapping[str, str]) -> tuple[m.KeyDraft, ...]:
-    return draft(KeyClass.PUBLIC, **public), draft(KeyClass.PRIVATE, **private)
-
-
-class Used:
-    """A cluster and the session of a crypto user."""
-
-    def __init__(self, directory: Path) -> None:
-        self.cluster = LocalCluster(directory)
-        source = {x.id: (lambda x=x: FakeStream(x)) for x in self.cluster.members}
-        balancer = Balancer(CLUSTER, self.cluster.anchor, lambda: source, self.cluster.clock)
-        clock = self.cluster.clock
-        self.session = Session(balancer, clock, Role.CRYPTO_USER, "cu").login(PASSWORD)
-
-    def make(self, spec: KeySpec, *drafts: m.KeyDraft) -> tuple[Key, ...]:
-        return self.change(m.GenerateKeys(spec, drafts))
-
-    def change(self, change: m.ChangeRequest) -> tuple[Key, ...]:
-        outcome = self.cluster.controller.change(lambda _: change, ticket=self.session.ticket())
-        self.session.heard(outcome.report.seq)
-        return outcome.keys
-
-    def close(self) -> None:
-        self.session.close()
-        self.cluster.close()
+from tests.agent.used import AES, EC, RSA, SECRET, Used, code_of, draft, pair
+from tests.stateful.harness import PASSWORD
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +54,6 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Used]:
 def base(used: Used) -> Key:
     """An EC private key that may derive."""
     return used.make(EC[Curve.P256], *pair({}, {"derive": "true"}))[1]
-
-
-def code_of(action: Callable[..., object], *given: object, **named: object) -> str:
-    """Return the code that a call is refused with."""
-    with pytest.raises(OrchestratorError) as caught:
-        action(*given, **named)
-    return caught.value.code
 
 
 def peer_of(key: Key) -> tuple[Agreement, bytes]:
@@ -213,7 +170,7 @@ def test_a_session_key_changes_where_it_lives(used: Used) -> None:
     session.change_session_key(key.ref, "encrypt", "false")
     assert code_of(session.encrypt, key.ref, b"x") == "key-usage"
     session.change_session_key(key.ref, "label", "mine")
-    assert session.key("mine", "secret-key").ref == key.ref
+    assert session.find_key(KeyFilter(ref=key.ref)).label == "mine"
     for name in ("trusted", "local", "private"):
         assert (
             code_of(session.change_session_key, key.ref, name, "true") == "attribute-read-only"
@@ -403,6 +360,22 @@ def test_fips_mode_decrypts_nothing_with_pkcs1(used: Used) -> None:
     sealed = session.encrypt(public.ref, b"x", mechanism=pkcs1)
     assert len(sealed) == 256
     assert code_of(session.decrypt, private.ref, sealed, mechanism=pkcs1) == "fips-mode"
+
+
+def test_pkcs1_decrypts_in_a_cluster_of_the_other_mode(tmp_path: Path) -> None:
+    used = Used(tmp_path)
+    for machine in used.cluster.machines:
+        assert machine.hsm is not None
+        state = machine.hsm.core.state
+        meta = msgspec.structs.replace(state.meta, mode="NON_FIPS")
+        state.tables[Table.META][ONLY] = meta
+    pkcs1 = CipherMechanism(CipherScheme.RSA_PKCS)
+    public, private = used.make(RSA, *pair({"encrypt": "true"}, {"decrypt": "true"}))
+    sealed = used.session.encrypt(public.ref, b"x", mechanism=pkcs1)
+    assert used.session.decrypt(private.ref, sealed, mechanism=pkcs1) == b"x"
+    for bad in (bytes(256), sealed[:-1] + bytes([sealed[-1] ^ 1]), b"", sealed + b"x"):
+        assert code_of(used.session.decrypt, private.ref, bad, mechanism=pkcs1) == "blob-refused"
+    used.close()
 
 
 def test_short_macs_and_foreign_ciphertexts(used: Used) -> None:

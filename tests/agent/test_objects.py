@@ -13,7 +13,7 @@ from orchestrator.model.objects import ObjectClass, ObjectDraft, ObjectEdit, Obj
 from orchestrator.model.roles import Role
 from orchestrator.model.state import Table
 from orchestrator.wire import messages as m
-from tests.agent.test_key_use import Used
+from tests.agent.used import Used
 from tests.stateful.harness import CLUSTER
 
 PUBLIC = ObjectDraft(

@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.agent.server import Server
 from orchestrator.client.connection import RpcConnection
-from orchestrator.model.entries import SignedJoinRequest, decode
+from orchestrator.model.entries import Credential, SignedJoinRequest, decode
 from orchestrator.model.errors import RemoteError
 from orchestrator.model.key_spec import (
     Agreement,
@@ -32,6 +32,7 @@ from orchestrator.model.keys import KeyFilter
 from orchestrator.model.objects import ObjectClass, ObjectDraft, ObjectEdit, ObjectFilter
 from orchestrator.model.roles import Role
 from orchestrator.model.services import Service
+from orchestrator.model.wrap_mechanism import WrapMechanism, WrapScheme
 from orchestrator.wire import messages as m
 from orchestrator.wire.streams import listen
 from tests.stateful.harness import CLUSTER, PASSWORD, LocalCluster
@@ -40,6 +41,8 @@ NONE, CO, CU = "no login", "admin", "crypto-user"
 AES = KeySpec(KeyType.AES, 256)
 SIGN = SignMechanism(SignScheme.ECDSA, HashFunction.SHA256)
 GCM = CipherMechanism(CipherScheme.AES_GCM)
+NOBODY = Credential(b"", b"")
+KWP = WrapMechanism(WrapScheme.AES_ZERO_PAD)
 PEER = Agreement(b"")
 DRAFTS = (m.KeyDraft(KeyClass.SECRET, "new"),)
 OBJECT = ObjectDraft(object_class=ObjectClass.DATA)
@@ -129,6 +132,7 @@ TABLE: Final = {
     "make a MAC": (lambda t: m.Mac(t, 0, 1, MacMechanism.AES_CMAC, b""), {CU}),
     "verify a MAC": (lambda t: m.VerifyMac(t, 0, 1, MacMechanism.AES_CMAC, b"", b""), {CU}),
     "random": (lambda t: m.Random(t, 8), {CU}),
+    "close the cluster": (_prepare(m.CloseCluster()), {NONE}),
     "unlock user": (_prepare(m.UnlockUser("nobody", Role.CRYPTO_USER)), {CO}),
     "disable user": (_prepare(m.DisableUser("nobody", Role.CRYPTO_USER)), {CO}),
     "enable user": (_prepare(m.EnableUser("nobody", Role.CRYPTO_USER)), {CO}),
@@ -152,6 +156,10 @@ TABLE: Final = {
     "list login tickets": (m.ListLoginTickets, {CO, CU}),
     "take a login ticket": (lambda t: m.TakeLoginTicket(t, 0, "x"), {CU}),
     "revoke a login ticket": (_prepare(m.RevokeLoginTicket("x")), {CO, CU}),
+    "import a clear key": (_prepare(m.ImportClearKey(AES, DRAFTS[0], b"")), {CU}),
+    "import a session key": (lambda t: m.ImportSessionKey(t, AES, DRAFTS[0], b""), {CU}),
+    "copy a key": (_prepare(m.CopyKey(1, m.KeyCopy())), {CU}),
+    "copy to a session key": (lambda t: m.CopySessionKey(t, 0, 1, m.KeyCopy()), {CU}),
     "list objects": (lambda t: m.ListObjects(t, 0, ObjectFilter()), {NONE, CO, CU}),
     "store an object": (_prepare(m.PutObject(OBJECT)), {CU}),
     "change an object": (_prepare(m.EditObject(1, ObjectEdit(label="x"))), {CU}),
@@ -162,6 +170,20 @@ TABLE: Final = {
     "end a share": (_prepare(m.UnshareKey(1, "cu")), {CU}),
     "keep a session key": (_prepare(m.KeepSessionKey(1 << 63)), {CU}),
     "change a session key": (lambda t: m.ChangeSessionKey(t, 1 << 63, "label", "x"), {CU}),
+    "seal a key to a clone": (lambda t: m.SealKey(t, 0, 1, "c", NOBODY), {CO, CU}),
+    "seal a user to a clone": (
+        lambda t: m.SealUser(t, 0, "cu", Role.CRYPTO_USER, "c", NOBODY),
+        {CO},
+    ),
+    "take a key from a clone": (_prepare(m.TakeReplica("c", b"")), {CO, CU}),
+    "take a user from a clone": (_prepare(m.TakeReplica("c", b"", of_user=True)), {CO}),
+    "wrap a key": (lambda t: m.WrapKey(t, 0, 1, 2, KWP), {CU}),
+    "unwrap a key": (_prepare(m.UnwrapKey(1, KWP, bytes(40), KeyType.AES, DRAFTS[0])), {CU}),
+    "unwrap a session key": (
+        lambda t: m.UnwrapSessionKey(t, 0, 1, KWP, bytes(40), KeyType.AES, DRAFTS[0]),
+        {CU},
+    ),
+    "import a public key": (_prepare(m.ImportPublicKey(b"", DRAFTS[0])), {CU}),
     "activate": (_prepare(m.ActivateCluster(b"")), {NONE}),
     "initialise": (_prepare(m.InitializeCluster(b"", b"")), {NONE}),
     "remove an HSM": (_prepare(m.RemoveHsm("hsm-x")), {NONE}),

@@ -28,6 +28,7 @@ from orchestrator.control.views import (
     HsmView,
     VerifyReport,
 )
+from orchestrator.gateway.report import ClientReport, GatewayReport, HsmReport, WorkerReport
 from orchestrator.lab.demo import Row
 from orchestrator.lab.lab import LabStatus
 from orchestrator.lab.protocol import AgentStatus
@@ -154,6 +155,12 @@ class StandIns(Services):
 
         return SimpleNamespace(run=run)
 
+    def gateway(self) -> Any:
+        worker = WorkerReport(4244, "alice", 1, 20, 8, 0, (HsmReport(HSM, 8, 0, 0, 0.5),))
+        clients = (ClientReport(4243, 33, NOON, True, worker),)
+        report = GatewayReport(CLUSTER, "/run/g/s", 4242, NOON, 1, 0, clients)
+        return SimpleNamespace(run=self.note("run", report), read_status=lambda _: report)
+
     # --- the control plane ---
 
     def note(self, name: str, result: Any = None) -> Callable[..., Any]:
@@ -176,6 +183,7 @@ class StandIns(Services):
             hsms,
             7,
             (WARNING,),
+            ("a restriction",),
         )
 
     def close(self) -> None:
@@ -190,6 +198,7 @@ class StandIns(Services):
             resolve_hsm=lambda *_: (CLUSTER, HSM),
             resolve_backup=lambda _: BACKUP,
             clusters=lambda: [CLUSTER],
+            cluster=lambda _: SimpleNamespace(hsm_type="hsm2m.medium", mode="FIPS"),
         )
 
     @property

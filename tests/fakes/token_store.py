@@ -10,7 +10,7 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
     load_der_private_key,
+    load_der_public_key,
 )
 
 from orchestrator.client.verify import raw_signature
@@ -46,6 +47,9 @@ from orchestrator.model.key_spec import (
     SignScheme,
     Usage,
 )
+from orchestrator.model.profile import WRAP_MECHANISMS
+from orchestrator.model.wrap_mechanism import WrapMechanism
+from orchestrator.tokens._requests import check_clear_key
 from orchestrator.tokens.store import (
     BlobRefusedError,
     GeneratedKey,
@@ -54,7 +58,10 @@ from orchestrator.tokens.store import (
     TokenError,
     TokenFullError,
     Transport,
+    UnwrappedKey,
+    WrappingKey,
 )
+from tests.fakes.foreign_keys import load_padded, pkcs8, unwrap_outside, wrap_outside
 
 _HASHES: dict[HashFunction, Callable[[], hashes.HashAlgorithm]] = {
     HashFunction.SHA1: hashes.SHA1,
@@ -202,6 +209,14 @@ class FakeTokenStore:
         check = hashlib.sha1(public, usedforsecurity=False).digest()[:3]
         return GeneratedKey(aes_key_wrap_with_padding(masking, der), public, check)
 
+    def import_key(self, spec: KeySpec, value: bytes) -> GeneratedKey:
+        masking, given = self._masking(), check_clear_key(spec, value)
+        if isinstance(given, bytes):
+            return self._wrapped(given, spec)
+        public = _spki(given)
+        check = hashlib.sha1(public, usedforsecurity=False).digest()[:3]
+        return GeneratedKey(aes_key_wrap_with_padding(masking, value), public, check)
+
     def _wrapped(self, secret: bytes, spec: KeySpec) -> GeneratedKey:
         check = b""
         if spec.type is KeyType.AES:
@@ -337,6 +352,58 @@ class FakeTokenStore:
         secret = _agree(key, agreement.point, key.curve)[-spec.bits // 8 :]
         return self._wrapped(secret, spec)
 
+    def wrap(
+        self, wrapper: WrappingKey, mechanism: WrapMechanism, blob: bytes, spec: KeySpec
+    ) -> bytes:
+        _check_wrapper(wrapper, mechanism)
+        mechanism.check_payload(spec, wrapper.spec)
+        plain = _unwrap(self._masking(), blob)
+        if wrapper.public:
+            public = load_der_public_key(wrapper.public)
+            assert isinstance(public, rsa.RSAPublicKey)
+            return wrap_outside(public, mechanism, plain)
+        return wrap_outside(_unwrap(self._masking(), wrapper.blob), mechanism, plain)
+
+    def unwrap(
+        self, unwrapper: WrappingKey, mechanism: WrapMechanism, wrapped: bytes, key_type: KeyType
+    ) -> UnwrappedKey:
+        _check_wrapper(unwrapper, mechanism)
+        outer: bytes | rsa.RSAPrivateKey = _unwrap(self._masking(), unwrapper.blob)
+        if isinstance(outer, bytes) and unwrapper.spec.type is KeyType.RSA:
+            private = load_der_private_key(outer, None)
+            assert isinstance(private, rsa.RSAPrivateKey)
+            outer = private
+        try:
+            plain = unwrap_outside(outer, mechanism, wrapped)
+        except ValueError as exc:
+            raise BlobRefusedError("this does not unwrap") from exc
+        if key_type in {KeyType.AES, KeyType.GENERIC_SECRET}:
+            if key_type is KeyType.AES and len(plain) not in {16, 24, 32}:
+                raise BlobRefusedError("this does not unwrap")
+            spec = KeySpec(key_type, len(plain) * 8).check()
+            return UnwrappedKey(spec, self._wrapped(plain, spec))
+        return self._unwrapped_private(plain, key_type)
+
+    def _unwrapped_private(self, plain: bytes, key_type: KeyType) -> UnwrappedKey:
+        try:
+            key = load_padded(plain)
+        except (ValueError, UnsupportedAlgorithm, AssertionError, IndexError) as exc:
+            raise BlobRefusedError("this does not unwrap") from exc
+        if isinstance(key, rsa.RSAPrivateKey) is not (key_type is KeyType.RSA):
+            raise BlobRefusedError("this does not unwrap")
+        if isinstance(key, rsa.RSAPrivateKey):
+            exponent = key.public_key().public_numbers().e
+            spec = KeySpec(KeyType.RSA, key.key_size, None, exponent).check()
+        else:
+            names = {curve.name: name for name, curve in _CURVES.items()}
+            if key.curve.name not in names:
+                raise RefusedError("key-spec", "no such curve")
+            spec = KeySpec(KeyType.EC, key.key_size, names[key.curve.name])
+        public = _spki(key)
+        check = hashlib.sha1(public, usedforsecurity=False).digest()[:3]
+        blob = aes_key_wrap_with_padding(self._masking(), pkcs8(key))
+        return UnwrappedKey(spec, GeneratedKey(blob, public, check))
+
     def agree(self, handle: Handle, point: bytes) -> bytes:
         key = self._use(handle, Usage.AGREE)
         assert isinstance(key, ec.EllipticCurvePrivateKey)
@@ -348,6 +415,13 @@ class FakeTokenStore:
 
     def close(self) -> None:
         self._loaded.clear()
+
+
+def _check_wrapper(wrapper: WrappingKey, mechanism: WrapMechanism) -> None:
+    if mechanism.check().scheme not in WRAP_MECHANISMS:
+        raise MechanismUnavailableError("fake", f"to wrap by {mechanism.scheme}")
+    if wrapper.spec.type is not mechanism.key_type:
+        raise RefusedError("key-type", "another type of key")
 
 
 def _spki(key: Private) -> bytes:

@@ -30,13 +30,15 @@ from orchestrator.model.key_spec import (
     MacMechanism,
     SignScheme,
 )
-from orchestrator.model.keys import Key
+from orchestrator.model.keys import SESSION_KEY_BIT, Key
 from orchestrator.model.roles import Role
+from orchestrator.model.wrap_mechanism import WrapMechanism, WrapScheme
 from orchestrator.wire import messages as m
 
 pytestmark = [pytest.mark.softhsm, pytest.mark.timeout(120)]
 AES = KeySpec(KeyType.AES, 256)
 SECRET = KeySpec(KeyType.GENERIC_SECRET, 512)
+WRAP_PAD = WrapMechanism(WrapScheme.AES_ZERO_PAD)
 RSA = KeySpec(KeyType.RSA, 2048, None, 65537)
 # As long as the curve is strong: the cluster is in FIPS mode.
 HASHES = {
@@ -115,6 +117,42 @@ def test_ciphers_and_macs(job: demo.Demo, session: Session) -> None:
         with pytest.raises(RemoteError) as caught:
             session.verify_mac(key.ref, mac_mechanism, b"other", mac)
         assert (caught.value.code, caught.value.exit_status) == ("signature-invalid", 1)
+
+
+def test_keys_wrapped_by_one_hsm_come_in_at_another(job: demo.Demo, session: Session) -> None:
+    changes = job.plane.changes(job.cluster, session)
+    [kek] = make(job, session, AES, draft(wrap="true", unwrap="true"))
+    halves = (draft(KeyClass.PUBLIC, wrap="true"), draft(KeyClass.PRIVATE, unwrap="true"))
+    public, private = make(job, session, RSA, *halves)
+    [payload] = make(job, session, AES, draft(encrypt="true"))
+    sealed = session.encrypt(payload.ref, b"x")
+    sha1 = HashFunction.SHA1
+    for wrapper, unwrapper, mechanism in (
+        (kek, kek, WrapMechanism(WrapScheme.AES_ZERO_PAD)),
+        (kek, kek, WrapMechanism(WrapScheme.AES_NO_PAD)),
+        (public, private, WrapMechanism(WrapScheme.RSA_OAEP, sha1)),
+        (public, private, WrapMechanism(WrapScheme.RSA_AES, sha1)),
+    ):
+        wrapped = session.wrap_key(payload.ref, wrapper.ref, mechanism)
+        wanted = draft(decrypt="true")
+        _, back = changes.unwrap_key(unwrapper.ref, mechanism, wrapped, KeyType.AES, wanted)
+        assert (back.check_value, back.attributes.local) == (payload.check_value, False)
+        assert session.decrypt(back.ref, sealed) == b"x"
+    spec = KeySpec(KeyType.EC, 521, Curve.P521)
+    _, signer = make(job, session, spec, draft(KeyClass.PUBLIC), draft(KeyClass.PRIVATE))
+    rsa_aes = WrapMechanism(WrapScheme.RSA_AES, sha1)
+    wrapped = session.wrap_key(signer.ref, public.ref, rsa_aes)
+    wanted = draft(KeyClass.PRIVATE, sign="true")
+    _, back = changes.unwrap_key(private.ref, rsa_aes, wrapped, KeyType.EC, wanted)
+    assert (back.spec, back.public) == (spec, signer.public)
+    signature = session.sign_data(back, b"data", SignScheme.ECDSA, HashFunction.SHA512)
+    session.verify_data(back, b"data", signature, SignScheme.ECDSA, HashFunction.SHA512)
+    [session_kek] = session.make_session_keys(AES, (draft(wrap="true"),))
+    assert len(session.wrap_key(payload.ref, session_kek.ref, WRAP_PAD)) == 40
+    report, ref = changes.set_attribute(session_kek.ref, "token", "true")
+    assert report is not None
+    assert not ref & SESSION_KEY_BIT
+    assert len(session.wrap_key(payload.ref, ref, WRAP_PAD)) == 40
 
 
 def test_oaep_and_its_limit(job: demo.Demo, session: Session) -> None:

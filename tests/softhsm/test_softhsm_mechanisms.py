@@ -8,8 +8,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_public_key,
+)
 
 from orchestrator.client.verify import encrypt_oaep
 from orchestrator.control.profiles import load_profiles
@@ -25,16 +29,29 @@ from orchestrator.model.key_spec import (
     KeySpec,
     KeyType,
     MacMechanism,
+    SignMechanism,
     Usage,
 )
-from orchestrator.model.profile import FirmwareProfile, Mechanism
+from orchestrator.model.profile import (
+    CIPHER_MECHANISMS,
+    MAC_MECHANISMS,
+    SIGN_MECHANISMS,
+    WRAP_MECHANISMS,
+    FirmwareProfile,
+    Mechanism,
+    generation_mechanism,
+)
+from orchestrator.model.wrap_mechanism import WrapMechanism, WrapScheme
 from orchestrator.tokens.softhsm import SoftHsmStore
+from orchestrator.tokens.store import BlobRefusedError, WrappingKey
+from tests.fakes.foreign_keys import wrap_outside
 
 pytestmark = pytest.mark.softhsm
 PROFILE = load_profiles()["hsm2m.medium"]
 AES = KeySpec(KeyType.AES, 256)
 EC = KeySpec(KeyType.EC, 256, Curve.P256)
 RSA = KeySpec(KeyType.RSA, 2048, None, 65537)
+SECRET = KeySpec(KeyType.GENERIC_SECRET, 512)
 
 
 @pytest.fixture
@@ -119,14 +136,7 @@ def test_deriving_leaves_nothing_in_the_token(store: SoftHsmStore) -> None:
     assert held() == before
 
 
-@pytest.mark.parametrize(
-    "left_out",
-    [
-        Mechanism.AES_GCM, Mechanism.AES_CBC, Mechanism.AES_CBC_PAD, Mechanism.AES_CTR,
-        Mechanism.AES_CMAC, Mechanism.SHA256_HMAC, Mechanism.RSA_PKCS_OAEP,
-        Mechanism.ECDH1_DERIVE,
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("left_out", list(Mechanism))
 def test_what_a_profile_leaves_out_is_named(tmp_path: Path, left_out: Mechanism) -> None:
     kept = tuple(m for m in PROFILE.mechanisms if m is not left_out)
     profile: FirmwareProfile = msgspec.structs.replace(PROFILE, mechanisms=kept)
@@ -140,26 +150,102 @@ def test_what_a_profile_leaves_out_is_named(tmp_path: Path, left_out: Mechanism)
 
 
 def _use(store: SoftHsmStore, mechanism: Mechanism) -> None:
-    schemes = {
-        Mechanism.AES_GCM: CipherScheme.AES_GCM,
-        Mechanism.AES_CBC: CipherScheme.AES_CBC,
-        Mechanism.AES_CBC_PAD: CipherScheme.AES_CBC_PAD,
-        Mechanism.AES_CTR: CipherScheme.AES_CTR,
-    }
-    if mechanism in schemes:
-        aes = store.load(store.generate(AES).blob, AES, {Usage.ENCRYPT})
-        store.encrypt(aes, CipherMechanism(schemes[mechanism]), bytes(16))
-    elif mechanism is Mechanism.AES_CMAC:
-        aes = store.load(store.generate(AES).blob, AES, {Usage.SIGN})
-        store.mac(aes, MacMechanism.AES_CMAC, b"x")
-    elif mechanism is Mechanism.SHA256_HMAC:
-        spec = KeySpec(KeyType.GENERIC_SECRET, 256)
-        secret = store.load(store.generate(spec).blob, spec, {Usage.SIGN})
-        store.mac(secret, MacMechanism.HMAC_SHA256, b"x")
+    making = {generation_mechanism(spec): spec for spec in (AES, SECRET, RSA, EC)}
+    ciphers = {named: scheme for scheme, named in CIPHER_MECHANISMS.items()}
+    macs = {named: scheme for scheme, named in MAC_MECHANISMS.items()}
+    signing = {named: scheme for scheme, named in SIGN_MECHANISMS.items()}
+    if mechanism in making:
+        store.generate(making[mechanism])
+    elif mechanism in signing:
+        spec = EC if mechanism is Mechanism.ECDSA else RSA
+        key = store.load(store.generate(spec).blob, spec, {Usage.SIGN})
+        store.sign(key, SignMechanism(signing[mechanism], HashFunction.SHA256), bytes(32))
     elif mechanism is Mechanism.RSA_PKCS_OAEP:
         rsa = store.load(store.generate(RSA).blob, RSA, {Usage.DECRYPT})
         oaep = CipherMechanism(CipherScheme.RSA_OAEP, hash=HashFunction.SHA1)
         store.decrypt(rsa, oaep, bytes(256))
+    elif mechanism in ciphers:
+        aes = store.load(store.generate(AES).blob, AES, {Usage.ENCRYPT})
+        store.encrypt(aes, CipherMechanism(ciphers[mechanism]), bytes(16))
+    elif mechanism in macs:
+        spec = AES if mechanism is Mechanism.AES_CMAC else SECRET
+        store.mac(store.load(store.generate(spec).blob, spec, {Usage.SIGN}), macs[mechanism], b"x")
     else:
+        assert mechanism is Mechanism.ECDH1_DERIVE
         base = store.load(store.generate(EC).blob, EC, {Usage.DERIVE})
         store.derive(base, peer(ec.SECP256R1()), AES)
+
+
+def test_secrets_that_would_get_zeros_behind_them_neither_leave_nor_come_in(
+    store: SoftHsmStore,
+) -> None:
+    kwp = WrapMechanism(WrapScheme.AES_ZERO_PAD)
+    rsa_aes = WrapMechanism(WrapScheme.RSA_AES, HashFunction.SHA1)
+    odd = KeySpec(KeyType.GENERIC_SECRET, 160)
+    made, kek, pair = store.generate(odd), store.generate(AES), store.generate(RSA)
+    for wrapper, mechanism in (
+        (WrappingKey(AES, kek.blob), kwp),
+        (WrappingKey(RSA, public=pair.public), rsa_aes),
+    ):
+        with pytest.raises(MechanismUnavailableError, match="of 20 bytes; it takes multiples"):
+            store.wrap(wrapper, mechanism, made.blob, odd)
+    public = load_der_public_key(pair.public)
+    assert isinstance(public, rsa.RSAPublicKey)
+    for mechanism in (rsa_aes, WrapMechanism(WrapScheme.RSA_OAEP, HashFunction.SHA1)):
+        wrapped = wrap_outside(public, mechanism, bytes(20))
+        own = WrappingKey(RSA, pair.blob)
+        with pytest.raises(MechanismUnavailableError, match="no multiple of 8 bytes"):
+            store.unwrap(own, mechanism, wrapped, KeyType.GENERIC_SECRET)
+        with pytest.raises(BlobRefusedError):
+            store.unwrap(own, mechanism, wrapped, KeyType.AES)
+
+
+@pytest.mark.parametrize("scheme", [WrapScheme.RSA_OAEP, WrapScheme.RSA_AES])
+@pytest.mark.parametrize("hash_function", sorted(set(HashFunction) - {HashFunction.SHA1}))
+def test_oaep_wraps_with_sha1_alone(
+    store: SoftHsmStore, scheme: WrapScheme, hash_function: HashFunction
+) -> None:
+    made, pair = store.generate(AES), store.generate(RSA)
+    mechanism = WrapMechanism(scheme, hash_function)
+    said = unavailable(f"CKM_RSA_PKCS_OAEP with {hash_function}")
+    with pytest.raises(MechanismUnavailableError, match=said):
+        store.wrap(WrappingKey(RSA, public=pair.public), mechanism, made.blob, AES)
+    with pytest.raises(MechanismUnavailableError, match=said):
+        store.unwrap(WrappingKey(RSA, pair.blob), mechanism, bytes(296), KeyType.AES)
+
+
+@pytest.mark.parametrize(
+    "missing", sorted({m for needed in WRAP_MECHANISMS.values() for m in needed})
+)
+def test_what_a_profile_leaves_out_wraps_nothing(tmp_path: Path, missing: Mechanism) -> None:
+    fewer = tuple(m for m in PROFILE.mechanisms if m is not missing)
+    made = SoftHsmStore.create(tmp_path / "t", msgspec.structs.replace(PROFILE, mechanisms=fewer))
+    made.create_masking_key()
+    try:
+        for scheme, needed in WRAP_MECHANISMS.items():
+            if missing not in needed:
+                continue
+            hashed = scheme in {WrapScheme.RSA_AES, WrapScheme.RSA_OAEP}
+            mechanism = WrapMechanism(scheme, HashFunction.SHA1 if hashed else None)
+            spec = RSA if mechanism.key_type is KeyType.RSA else AES
+            with pytest.raises(MechanismUnavailableError, match=unavailable(missing)):
+                made.wrap(WrappingKey(spec, b"blob"), mechanism, b"blob", AES)
+    finally:
+        made.close()
+
+
+def test_wrapping_leaves_nothing_in_the_token(store: SoftHsmStore) -> None:
+    def objects() -> int:
+        with store._sessions.borrow() as session:
+            return len(list(session.get_objects()))
+
+    before = objects()
+    made, pair = store.generate(AES), store.generate(RSA)
+    rsa_aes = WrapMechanism(WrapScheme.RSA_AES, HashFunction.SHA1)
+    wrapped = store.wrap(WrappingKey(RSA, public=pair.public), rsa_aes, made.blob, AES)
+    own = WrappingKey(RSA, pair.blob)
+    store.unwrap(own, rsa_aes, wrapped, KeyType.AES)
+    for bad in (wrapped[:-1] + bytes([wrapped[-1] ^ 1]), bytes(256) + wrapped[256:]):
+        with pytest.raises(BlobRefusedError):
+            store.unwrap(own, rsa_aes, bad, KeyType.AES)
+    assert objects() == before

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from orchestrator.model.entries import Record, SignedJoinRequest
-from orchestrator.model.key_spec import Agreement, KeyClass, KeySpec
+from orchestrator.model.key_spec import Agreement, KeyClass, KeySpec, KeyType
 from orchestrator.model.objects import ObjectDraft, ObjectEdit
 from orchestrator.model.roles import Role
 from orchestrator.model.services import Service
+from orchestrator.model.wrap_mechanism import WrapMechanism
 
 
 class KeyDraft(Record):
@@ -245,6 +246,10 @@ class RevokeLoginTicket(Record, tag=True):
     login: str
 
 
+class CloseCluster(Record, tag=True):
+    """Let the last HSM go; see `entries.ClusterClosed`."""
+
+
 PeopleRequest = (
     UnlockUser
     | DisableUser
@@ -260,6 +265,32 @@ PeopleRequest = (
     | IssueLoginTicket
     | RevokeLoginTicket
 )
+
+
+class ImportClearKey(Record, tag=True):
+    """Make a token key of a value that its user gives, sealed as in `clear_key_info`.
+
+    The value of a private key is PKCS#8 (DER).
+    """
+
+    spec: KeySpec
+    draft: KeyDraft
+    sealed: bytes
+
+
+class KeyCopy(Record):
+    """What a copy has of its own; None keeps the source's. Attributes only get tighter."""
+
+    label: str | None = None
+    id: bytes | None = None
+    attributes: tuple[tuple[str, str], ...] = ()
+
+
+class CopyKey(Record, tag=True):
+    """Make a token key of the same value as a token key of the caller's."""
+
+    ref: int
+    copy: KeyCopy
 
 
 class PutObject(Record, tag=True):
@@ -309,6 +340,41 @@ class KeepSessionKey(Record, tag=True):
     ref: int
 
 
+class UnwrapKey(Record, tag=True):
+    """Make a token key of one that was wrapped outside under key `unwrapper`."""
+
+    unwrapper: int
+    mechanism: WrapMechanism
+    wrapped: bytes
+    key_type: KeyType
+    draft: KeyDraft
+
+
+class ImportPublicKey(Record, tag=True):
+    """Make a token key of an RSA or EC public key (PEM or DER SubjectPublicKeyInfo)."""
+
+    public: bytes
+    draft: KeyDraft
+
+
+class TakeReplica(Record, tag=True):
+    """Take a key or a user that an HSM of the clone `source` has sealed to this HSM."""
+
+    source: str
+    sealed: bytes
+    of_user: bool = False
+
+
+NewKeyRequest = (
+    GenerateKeys
+    | DeriveKeys
+    | UnwrapKey
+    | ImportPublicKey
+    | KeepSessionKey
+    | ImportClearKey
+    | CopyKey
+)
+KeyRequest = NewKeyRequest | DeleteKey | ChangeKey | ShareKey | UnshareKey | TakeReplica
 ChangeRequest = (
     CreateCluster
     | InitializeCluster
@@ -323,16 +389,11 @@ ChangeRequest = (
     | ChangePassword
     | EndLogin
     | LockUser
-    | GenerateKeys
-    | DeriveKeys
-    | DeleteKey
     | SetRecoveryKey
+    | KeyRequest
     | PeopleRequest
+    | CloseCluster
     | PutObject
     | EditObject
     | DeleteObject
-    | ChangeKey
-    | ShareKey
-    | UnshareKey
-    | KeepSessionKey
 )
