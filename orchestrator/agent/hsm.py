@@ -84,6 +84,12 @@ class Hsm:
                 ended = change.login
                 for peer in list(self.session_keys.peers):
                     self.session_keys.drop_where(peer, lambda _, login: login == ended)
+            case e.KeyChanged() if blob := self.core.state.key(change.ref).blob:
+                for peer in list(self.session_keys.peers):  # copies of it as it was
+                    self.session_keys.drop_where(peer, lambda key, _: key.blob == blob)
+            case e.KeyDeleted() | e.KeysTransferred():
+                for peer in list(self.session_keys.peers):
+                    self.session_keys.drop_where(peer, lambda key, _: self._is_orphan(key))
             case e.PasswordChanged() | e.UserDeleted() | e.UserDisabled() | e.MfaChanged() if (
                 change.role is Role.CRYPTO_USER
             ):
@@ -93,11 +99,24 @@ class Hsm:
             case _:
                 pass
 
-    def answer(self, request: m.Request, peer: Peer) -> m.Reply:
-        """Answer a request; errors that Cloister raises on purpose become a Refusal."""
+    def _is_orphan(self, key: Key) -> bool:
+        """Tell whether this is a copy whose owner has no token key of its value any more."""
+        return key.guards.is_copy and not any(
+            (each.owner, each.blob, each.public) == (key.owner, key.blob, key.public)
+            for each in self.core.state.all_keys()
+        )
+
+    def answer(
+        self, request: m.Request, peer: Peer, on_judged: Callable[[], None] = lambda: None
+    ) -> m.Reply:
+        """Answer a request; errors that Cloister raises on purpose become a Refusal.
+
+        `on_judged` is called after caller and authority were judged, before the act.
+        """
         try:
             caller = self._caller(request, peer)
             self._authorize(request, caller)
+            on_judged()
             return _HANDLERS[type(request)][1](self, request, caller)
         except OrchestratorError as exc:
             return m.refusal_of(exc)
@@ -396,11 +415,21 @@ _HANDLERS: Final[dict[type, tuple[Operation, Handler]]] = {
         lambda h, r, c: h.using.derive_session_key(r, c),
     ),
     m.DropSessionKey: (Operation.DELETE_KEY, lambda h, r, c: h.using.drop_session_key(r, c)),
+    m.SealKey: (Operation.REPLICATE_KEY, lambda h, r, c: h.preparing.replicating.seal_key(r, c)),
+    m.SealUser: (
+        Operation.REPLICATE_USER,
+        lambda h, r, c: h.preparing.replicating.seal_user(r, c),
+    ),
     m.WrapKey: (Operation.WRAP_KEY, lambda h, r, c: h.preparing.wrapping.wrap(r, c)),
     m.UnwrapSessionKey: (
         Operation.UNWRAP_KEY,
         lambda h, r, c: h.using.unwrap_session_key(r, c),
     ),
+    m.ImportSessionKey: (
+        Operation.IMPORT_CLEAR_KEY,
+        lambda h, r, c: h.using.import_session_key(r, c),
+    ),
+    m.CopySessionKey: (Operation.COPY_KEY, lambda h, r, c: h.using.copy_session_key(r, c)),
     m.ListObjects: (Operation.LIST_OBJECTS, lambda h, r, c: list_objects(h.core, r, c)),
     m.ChangeSessionKey: (Operation.CHANGE_KEY, lambda h, r, c: h.session_keys.change(r, c)),
     m.TakeSnapshot: (Operation.BACKUP, lambda h, r, _: h.joining.snapshot(r)),

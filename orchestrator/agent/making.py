@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from orchestrator.agent.core import Caller, Core
-from orchestrator.model.attribute_rules import guards_of, joined, paired
+from orchestrator.model.attribute_rules import check_policy, guards_of, joined, paired
 from orchestrator.model.errors import RefusedError, UsageError
 from orchestrator.model.key_decisions import check_owner, check_sharing
 from orchestrator.model.key_spec import Agreement, KeyClass, KeySpec, KeyType
@@ -15,14 +15,18 @@ from orchestrator.model.keys import (
     SESSION_KEY_BIT,
     Attributes,
     Key,
+    check_key_id,
     check_label,
     check_usable,
+    copied_attributes,
     derived_attributes,
+    imported_attributes,
     new_attributes,
 )
 from orchestrator.model.quorum import use_digest
 from orchestrator.model.quorum_decisions import check_use
 from orchestrator.model.roles import parse_user_name
+from orchestrator.sealed.box import open_box
 from orchestrator.tokens.store import GeneratedKey
 from orchestrator.wire import messages as m
 
@@ -83,6 +87,45 @@ class Making:
             made = self._core.store.derive(handle, agreement, spec)
         return with_material(shaped, made)
 
+    def import_key(
+        self, spec: KeySpec, draft: m.KeyDraft, sealed: bytes, caller: Caller, *, token: bool
+    ) -> Key:
+        """Make a key of a value given in clear, which this process holds for this call alone."""
+        spec.check()
+        is_pair = spec.type in {KeyType.RSA, KeyType.EC}
+        wanted = KeyClass.PRIVATE if is_pair else KeyClass.SECRET
+        if draft.key_class is not wanted:
+            raise UsageError(f"the value of a key of type {spec.type} makes a {wanted}")
+        attributes, key_id = imported_attributes(wanted, spec, requested_of(draft), token=token)
+        store, hsm = self._core.store, self._core.config.hsm
+        info = m.clear_key_info(hsm, caller.peer.nonce, caller.name, spec, draft)
+        value = open_box(store.box_public(), store.box_agree, sealed, info)
+        shaped = self.key(spec, draft, attributes, key_id, caller)
+        return with_material(shaped, store.import_key(spec, value))
+
+    def copy_key(self, source: Key, copy: m.KeyCopy, caller: Caller, *, token: bool) -> Key:
+        """Return a key of the same value, owned by the same user and shared with nobody."""
+        check_owner(source, caller.name, "copy")
+        if source.manage_quorum or source.use_quorum:
+            # Approvals name one key by its reference: a copy would go around them.
+            raise RefusedError("quorum-key", "a key with quorum values is not copied")
+        given = _given_once(copy.attributes)
+        attributes = copied_attributes(source.attributes, given, token=token)
+        if not token:
+            # The ledger, which compares the keys of one value, does not know it: it stays as it is.
+            attributes = msgspec.structs.replace(attributes, modifiable=False)
+        made = msgspec.structs.replace(
+            source,
+            ref=0 if token else self._session_ref(),
+            label=source.label if copy.label is None else check_label(copy.label),
+            id=source.id if copy.id is None else check_key_id(copy.id),
+            shared=(),
+            attributes=attributes,
+            guards=msgspec.structs.replace(source.guards, is_copy=True),
+        )
+        check_policy(made)
+        return made
+
     def key(
         self,
         spec: KeySpec,
@@ -141,7 +184,7 @@ def check_approved(
     core: Core, operation: str, key: Key, caller: Caller, mechanism: object, data: bytes
 ) -> None:
     """Raise RefusedError unless a quorum key's use was approved, if this use must be."""
-    if key.quorum_of(operation):
+    if key.use_quorum or key.manage_quorum:
         request = use_digest(operation, key.ref, caller.name, mechanism, data)
         check_use(core.state, core.clock.now_ms(), key, operation, request)
 
@@ -149,7 +192,11 @@ def check_approved(
 def requested_of(draft: m.KeyDraft) -> Mapping[str, str]:
     """Return the attributes that a draft asks for, each once."""
     check_label(draft.label)
-    given = dict(draft.attributes)
-    if len(given) != len(draft.attributes):
+    return _given_once(draft.attributes)
+
+
+def _given_once(attributes: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    given = dict(attributes)
+    if len(given) != len(attributes):
         raise UsageError("an attribute is given twice")
     return given

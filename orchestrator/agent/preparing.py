@@ -17,6 +17,7 @@ from orchestrator.agent.core import Caller, Core
 from orchestrator.agent.key_changes import KeyChanges
 from orchestrator.agent.making import Making
 from orchestrator.agent.passwords import PasswordCheck, hash_password
+from orchestrator.agent.replicating import Replicating
 from orchestrator.agent.session_keys import SessionKeys
 from orchestrator.agent.wrapping import Wrapping
 from orchestrator.model import entries as e
@@ -74,6 +75,8 @@ OPERATIONS: Final[dict[type, Operation]] = {
     m.ApproveKeyUse: Operation.APPROVE_KEY_USE,
     m.IssueLoginTicket: Operation.ISSUE_LOGIN_TICKET,
     m.RevokeLoginTicket: Operation.REVOKE_LOGIN_TICKET,
+    m.ImportClearKey: Operation.IMPORT_CLEAR_KEY,
+    m.CopyKey: Operation.COPY_KEY,
     m.PutObject: Operation.MANAGE_OBJECTS,
     m.EditObject: Operation.MANAGE_OBJECTS,
     m.DeleteObject: Operation.MANAGE_OBJECTS,
@@ -97,8 +100,22 @@ def operation_of(change: m.ChangeRequest, caller: Caller) -> Operation:
             return Operation.DELETE_ALL_TOKENS if change.of_all else Operation.DELETE_OWN_TOKENS
         case m.ChangeKey():
             return operation_to_change(change.name)
+        case m.TakeReplica():
+            return Operation.REPLICATE_USER if change.of_user else Operation.REPLICATE_KEY
         case _:
             return OPERATIONS[type(change)]
+
+
+def _object_change(asked: m.PutObject | m.EditObject | m.DeleteObject, actor: e.Actor) -> e.Change:
+    match asked:
+        case m.PutObject():
+            return e.ObjectCreated(actor, asked.draft)
+        case m.EditObject():
+            return e.ObjectEdited(actor, asked.ref, asked.edit)
+        case m.DeleteObject():
+            return e.ObjectDeleted(actor, asked.ref)
+        case _:
+            assert_never(asked)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -122,7 +139,10 @@ class Preparing:
         self.making = Making(core)
         self.session_keys = SessionKeys(core)
         self.wrapping = Wrapping(core, self.making, self.session_keys)
-        self.key_changes = KeyChanges(core, self.making, self.session_keys, self.wrapping)
+        self.replicating = Replicating(core)
+        self.key_changes = KeyChanges(
+            core, self.making, self.session_keys, self.wrapping, self.replicating
+        )
         self._works: OrderedDict[str, _Work] = OrderedDict()
         self.restoring: Snapshot | None = None
 
@@ -226,12 +246,8 @@ class Preparing:
                 return change, None, cluster
             case m.CloseCluster():
                 return e.ClusterClosed(), None, cluster
-            case m.PutObject():
-                return e.ObjectCreated(actor, asked.draft), None, cluster
-            case m.EditObject():
-                return e.ObjectEdited(actor, asked.ref, asked.edit), None, cluster
-            case m.DeleteObject():
-                return e.ObjectDeleted(actor, asked.ref), None, cluster
+            case m.PutObject() | m.EditObject() | m.DeleteObject():
+                return _object_change(asked, actor), None, cluster
             case _:
                 return self._people(asked, caller), None, cluster
 

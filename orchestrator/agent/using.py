@@ -120,6 +120,20 @@ class Using:
         )
         return self._keep((key,), caller)
 
+    def import_session_key(self, asked: m.ImportSessionKey, caller: Caller) -> m.KeyPage:
+        """Make a key that exists here alone of a value given in clear."""
+        _check_room(caller, 1)
+        key = self._making.import_key(asked.spec, asked.draft, asked.sealed, caller, token=False)
+        return self._keep((key,), caller)
+
+    def copy_session_key(self, asked: m.CopySessionKey, caller: Caller) -> m.KeyPage:
+        """Copy a token key to one that exists here alone."""
+        _check_room(caller, 1)
+        if asked.ref & SESSION_KEY_BIT:
+            raise UsageError("a session key is not copied; make it, or its copy, a token key")
+        source = token_key(self._core, asked.ref, caller)
+        return self._keep((self._making.copy_key(source, asked.copy, caller, token=False),), caller)
+
     def unwrap_session_key(self, asked: m.UnwrapSessionKey, caller: Caller) -> m.KeyPage:
         """Unwrap a key that exists here alone."""
         _check_room(caller, 1)

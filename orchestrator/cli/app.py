@@ -16,6 +16,7 @@ from orchestrator.cli import (
     crypto,
     demo,
     doctor,
+    gateway,
     host,
     hsm,
     key,
@@ -69,6 +70,7 @@ def build() -> TyperGroup:
         profile,
     ):
         app.add_typer(part.app)
+    app.add_typer(gateway.app)
     for single in (login_check, doctor, demo):
         single.register(app)
     return cast(TyperGroup, typer.main.get_command(app))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from importlib import import_module
@@ -84,6 +84,10 @@ class Services:
 
         return lab
 
+    def gateway(self) -> ModuleType:
+        """Return the PKCS#11 gateway."""
+        return import_module("orchestrator.gateway.main")
+
     def demo(self) -> ModuleType:
         """Return the demo."""
         return import_module("orchestrator.lab.demo")
@@ -95,6 +99,7 @@ class Starting:
 
     services: Services
     login: credentials.GivenLogin
+    destination: credentials.GivenLogin = field(default_factory=credentials.GivenLogin)
 
 
 class Invocation:
@@ -115,6 +120,7 @@ class Invocation:
         self.is_json = output is OutputFormat.JSON
         self.request = request
         self.cluster_prefix = cluster_id
+        self.destination_login = starting.destination
         self._pin_file = pin_file
         self._yes = yes
         self._open = ExitStack()
@@ -130,7 +136,12 @@ class Invocation:
         trace: TracebackType | None,
     ) -> None:
         """Close connections and the database."""
+        self.close()
+
+    def close(self) -> None:
+        """Close connections and the database; what is asked for afterwards is opened anew."""
         self._open.close()
+        self.__dict__.pop("plane", None)
 
     @cached_property
     def plane(self) -> ControlPlane:

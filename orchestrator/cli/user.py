@@ -16,6 +16,7 @@ from orchestrator.cli.approvals import (
 )
 from orchestrator.cli.command import CHANGE, CLUSTER, LOGIN, Needs, command, group
 from orchestrator.cli.invocation import Invocation
+from orchestrator.cli.offered import offer
 from orchestrator.cli.options import LoginRole, PasswordStdinOption, RoleOption, UserOption
 from orchestrator.model.roles import Role, parse_user_name
 
@@ -281,3 +282,6 @@ def revoke_ticket(
     """End a log-in that was lent, on every HSM."""
     change = call.changes(Role.CRYPTO_USER).revoke_login_ticket(login, request=call.request)
     call.show({"login": login, "change": change})
+
+
+offer(app, "user replicate")

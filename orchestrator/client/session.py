@@ -14,9 +14,10 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from orchestrator.client.balancer import Balancer, Link, Statistics
-from orchestrator.client.trust import seal_password
+from orchestrator.client.trust import seal_clear_key, seal_password
 from orchestrator.client.verify import encrypt_oaep, encrypt_pkcs1, verify_signature
 from orchestrator.model.clock import Clock
+from orchestrator.model.entries import Credential
 from orchestrator.model.errors import (
     NotFoundError,
     OrchestratorError,
@@ -365,6 +366,38 @@ class Session:
             m.KeyPage,
             home,
         )
+        return self._only(page, home)
+
+    def import_session_key(
+        self, spec: KeySpec, value: bytes, draft: m.KeyDraft, hsm: str | None = None
+    ) -> Key:
+        """Give one HSM a key in clear, which lives there as those of `make_session_keys` do.
+
+        Args:
+            spec: what it is.
+            value: a secret key's bytes or a private key's PKCS#8 (see `client.clear_keys`); it
+                goes sealed to an HSM whose chain to the anchor was checked.
+            draft: class, label and attributes.
+            hsm: where; None takes the least busy.
+        """
+        home, ticket = hsm or self.balancer.least_busy(), self.ticket()
+
+        def build(link: Link) -> m.Request:
+            sealed = seal_clear_key(link.welcome, link.member, self.name, spec, draft, value)
+            return m.ImportSessionKey(ticket, spec, draft, sealed)
+
+        return self._only(expect(self.balancer.call_one(home, build), m.KeyPage), home)
+
+    def copy_session_key(self, ref: int, copy: m.KeyCopy, hsm: str | None = None) -> Key:
+        """Copy a token key of one's own to one HSM, where it lives as a session key."""
+        home = hsm or self.balancer.least_busy()
+        page = self._call(
+            lambda ticket, seen: m.CopySessionKey(ticket, seen, ref, copy), m.KeyPage, home
+        )
+        return self._only(page, home)
+
+    def _only(self, page: m.KeyPage, home: str) -> Key:
+        """Return the one session key that an HSM has made."""
         if len(page.keys) != 1:
             raise TamperedError("the HSM answered with another number of keys than one")
         self._homes[page.keys[0].ref] = home
@@ -405,6 +438,18 @@ class Session:
             raise TamperedError("the HSM answered with another number of keys than one")
         self._homes[page.keys[0].ref] = home
         return page.keys[0]
+
+    def seal_key(self, ref: int, cluster: str, credential: Credential) -> bytes:
+        """Have a token key sealed to an HSM of a clone."""
+        return self._call(
+            lambda ticket, seen: m.SealKey(ticket, seen, ref, cluster, credential), m.Data
+        ).data
+
+    def seal_user(self, name: str, role: Role, cluster: str, credential: Credential) -> bytes:
+        """Have a user sealed to an HSM of a clone."""
+        return self._call(
+            lambda ticket, seen: m.SealUser(ticket, seen, name, role, cluster, credential), m.Data
+        ).data
 
     def home(self, ref: int) -> str | None:
         """Return the HSM where a session key lives, None for token keys."""

@@ -11,10 +11,11 @@ from cryptography.exceptions import InvalidSignature
 
 from orchestrator.model.entries import Member
 from orchestrator.model.errors import TamperedError
+from orchestrator.model.key_spec import KeySpec
 from orchestrator.model.roles import Role
 from orchestrator.model.signatures import check_credential, load_certificate, public_bytes
 from orchestrator.sealed.box import seal_box
-from orchestrator.wire.messages import Welcome, password_info
+from orchestrator.wire.messages import KeyDraft, Welcome, clear_key_info, password_info
 
 
 def check_hsm(welcome: Welcome, cluster: str, trust_anchor: bytes) -> Member:
@@ -41,3 +42,11 @@ def seal_password(
     """Seal a password to a checked HSM, for one connection and one user."""
     info = password_info(purpose, member.hsm, welcome.nonce, role, name)
     return seal_box(member.box, password, info)
+
+
+def seal_clear_key(
+    welcome: Welcome, member: Member, name: str, spec: KeySpec, draft: KeyDraft, value: bytes
+) -> bytes:
+    """Seal a key's value to a checked HSM, for one connection, one user and one kind of key."""
+    info = clear_key_info(member.hsm, welcome.nonce, name, spec, draft)
+    return seal_box(member.box, value, info)

@@ -6,14 +6,14 @@ import secrets
 from collections.abc import Callable
 
 from orchestrator.client.session import Session
-from orchestrator.client.trust import seal_password
+from orchestrator.client.trust import seal_clear_key, seal_password
 from orchestrator.control.controller import Ask, Controller, Outcome
 from orchestrator.control.hosts import HostInfo
 from orchestrator.control.quorum import QuorumChanges, possession
 from orchestrator.control.views import ChangeReport
 from orchestrator.model.clock import Clock
-from orchestrator.model.errors import NotFoundError
-from orchestrator.model.key_spec import KeySpec, KeyType
+from orchestrator.model.errors import NotFoundError, UnavailableError
+from orchestrator.model.key_spec import Agreement, KeySpec, KeyType
 from orchestrator.model.keys import SESSION_KEY_BIT, Key, parse_bool
 from orchestrator.model.objects import ObjectDraft, ObjectEdit
 from orchestrator.model.roles import Role, check_password, parse_user_name
@@ -257,6 +257,46 @@ class Changes:
         outcome = self._outcome(change, request)
         return outcome.report, outcome.keys
 
+    def derive_key(
+        self,
+        base: int,
+        agreement: Agreement,
+        spec: KeySpec,
+        draft: m.KeyDraft,
+        *,
+        request: str | None = None,
+    ) -> tuple[ChangeReport, Key]:
+        """Derive a token key with ECDH."""
+        change = m.DeriveKeys(base, agreement, spec, draft)
+        return self._one_key(lambda _: change, request)
+
+    def import_clear_key(
+        self, spec: KeySpec, value: bytes, draft: m.KeyDraft, *, request: str | None = None
+    ) -> tuple[ChangeReport, Key]:
+        """Make a token key of a value given in clear; it goes sealed to a checked HSM.
+
+        Args:
+            spec: what it is.
+            value: a secret key's bytes, or a private key's PKCS#8 (see `client.clear_keys`).
+            draft: class, label and attributes.
+            request: see above.
+        """
+        spec.check()
+
+        def ask(hsm: str) -> m.ChangeRequest:
+            link = self._controller.roster.link(hsm, self._anchor)
+            name = self._session.name
+            sealed = seal_clear_key(link.welcome, link.member, name, spec, draft, value)
+            return m.ImportClearKey(spec, draft, sealed)
+
+        return self._one_key(ask, request)
+
+    def copy_key(
+        self, ref: int, copy: m.KeyCopy, *, request: str | None = None
+    ) -> tuple[ChangeReport, Key]:
+        """Make another token key of the same value; its attributes can only be tighter."""
+        return self._one_key(lambda _: m.CopyKey(ref, copy), request)
+
     def delete_key(
         self, ref: int, *, approval: TokenFile | None = None, request: str | None = None
     ) -> ChangeReport:
@@ -301,7 +341,7 @@ class Changes:
             self._session.change_session_key(ref, name, value)
             return None, ref
         home = self._session.home_of(ref)
-        report, key = self._one_key(m.KeepSessionKey(ref), request, home)
+        report, key = self._one_key(lambda _: m.KeepSessionKey(ref), request, home)
         self._session.forget_session_key(ref)
         return report, key.ref
 
@@ -339,20 +379,23 @@ class Changes:
     ) -> tuple[ChangeReport, Key]:
         """Make a token key of one that was wrapped outside; `draft` says how it shall be."""
         change = m.UnwrapKey(unwrapper, mechanism.check(), wrapped, key_type, draft)
-        return self._one_key(change, request, self._session.home(unwrapper))
+        return self._one_key(lambda _: change, request, self._session.home(unwrapper))
 
     def import_public_key(
         self, public: bytes, draft: m.KeyDraft, *, request: str | None = None
     ) -> tuple[ChangeReport, Key]:
         """Make a token key of an RSA or EC public key (PEM or DER)."""
-        return self._one_key(m.ImportPublicKey(public, draft), request, None)
+        return self._one_key(lambda _: m.ImportPublicKey(public, draft), request)
 
     def _one_key(
-        self, change: m.ChangeRequest, request: str | None, author: str | None
+        self, ask: Ask, request: str | None, author: str | None = None
     ) -> tuple[ChangeReport, Key]:
-        outcome = self._change(lambda _: change, request, None, author)
+        outcome = self._change(ask, request, None, author)
         if len(outcome.keys) != 1:
-            raise NotFoundError("key", f"of request {outcome.report.request}", "see the key list")
+            raise UnavailableError(
+                f"the key is made and no HSM tells which; ask again with request id "
+                f"{outcome.report.request}"
+            )
         return outcome.report, outcome.keys[0]
 
     def create_recovery_key(

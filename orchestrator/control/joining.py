@@ -29,14 +29,13 @@ class Joining:
 
     def make(self, row: ClusterRow, hsm: HsmRow, approval: TokenFile | None = None) -> None:
         """Make a recorded HSM whole: the first of a new or restored cluster, or a joiner."""
-        cluster, controller = row.cluster_id, self._plane.controller(row.cluster_id)
+        cluster = row.cluster_id
         self._plane.infrastructure.create_hsm(hsm.host, hsm.hsm_id, row.hsm_type)
         self._plane.on_step(Step.HSM_STARTED)
-        head = controller.ledger.head()
         others = [h for h in self._plane.records.hsms(cluster) if h.hsm_id != hsm.hsm_id]
         if not others and not row.source_backup:
             self._make_first(row, hsm)
-        elif not others and head.seq == 0:
+        elif not others:
             from orchestrator.control.recovery import Recovery  # noqa: PLC0415  # stands on this
 
             Recovery(self._plane).restore_from_clone(row, hsm, approval)

@@ -57,6 +57,7 @@ from orchestrator.model.errors import (
     UnavailableError,
     UsageError,
 )
+from orchestrator.model.fips import restrictions
 from orchestrator.model.ids import new_id
 from orchestrator.model.roles import Role, check_password, parse_user_name
 from orchestrator.model.services import Service
@@ -70,7 +71,7 @@ from orchestrator.sealed.token_files import (
     TokenFile,
 )
 from orchestrator.wire import messages as m
-from orchestrator.wire.files import publish
+from orchestrator.wire.files import make_directory, publish
 from orchestrator.wire.process import fault_from_environment
 from orchestrator.wire.system_clock import SystemClock
 
@@ -152,6 +153,7 @@ class ControlPlane:
             hsms=tuple(views),
             seq=self.controller(cluster).ledger.head().seq,
             warnings=self._warnings(cluster, state),
+            restrictions=restrictions(row.mode),
         )
 
     def _warnings(self, cluster: str, state: ClusterState) -> tuple[str, ...]:
@@ -472,8 +474,8 @@ class ControlPlane:
     def published(self, cluster: str) -> Path:
         """Return the directory of what applications read, made when there is none."""
         directory = cluster_directory(self.home, cluster)
-        directory.parent.mkdir(mode=0o700, exist_ok=True)
-        directory.mkdir(mode=0o700, exist_ok=True)
+        make_directory(directory.parent)
+        make_directory(directory)
         return directory
 
     def publish_endpoints(self, cluster: str) -> None:

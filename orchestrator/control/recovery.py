@@ -111,6 +111,9 @@ class Recovery:
     ) -> None:
         """Give a restored cluster's first HSM the masking key of a living HSM of the family."""
         plane = self._plane
+        if plane.controller(row.cluster_id).ledger.head().seq:
+            self._restore(row, hsm, approval)  # cut off after the commit: it has the masking key
+            return
         _, snapshot = self._backups.read(row.source_backup)
         family = [
             c.cluster_id
@@ -140,15 +143,17 @@ class Recovery:
         plane = self._plane
         data, snapshot = self._backups.read(row.source_backup)
         controller = plane.controller(row.cluster_id)
-        controller.roster.upload(hsm.hsm_id, row.source_backup, data)
-        request = f"restore-{row.cluster_id}"
-        change = m.RestoreCluster(row.cluster_id, row.source_backup)
-        given = approval.approval if approval else None
-        reply = controller.roster.call(hsm.hsm_id, m.Prepare(b"", request, change, 0, given))
-        if controller.ledger.find(request) is None:
-            controller.ledger.commit(expect(reply, m.Prepared).entry, is_base=True)
-            plane.on_step(Step.FIRST_COMMITTED)
-        Joining(plane).offer_first(row.cluster_id, hsm.hsm_id)
+        # What a prepared restore goes on from, the HSM holds in memory until it is stored.
+        if expect(controller.roster.call(hsm.hsm_id, m.Hello()), m.Welcome).seq == 0:
+            controller.roster.upload(hsm.hsm_id, row.source_backup, data)
+            request = f"restore-{row.cluster_id}"
+            change = m.RestoreCluster(row.cluster_id, row.source_backup)
+            given = approval.approval if approval else None
+            reply = controller.roster.call(hsm.hsm_id, m.Prepare(b"", request, change, 0, given))
+            if controller.ledger.find(request) is None:
+                controller.ledger.commit(expect(reply, m.Prepared).entry, is_base=True)
+                plane.on_step(Step.FIRST_COMMITTED)
+            Joining(plane).offer_first(row.cluster_id, hsm.hsm_id)
         directory = plane.published(row.cluster_id)
         anchor = load_certificate(snapshot.manifest.trust_anchor, "the trust anchor")
         publish(directory / "anchor.pem", anchor.public_bytes(Encoding.PEM))

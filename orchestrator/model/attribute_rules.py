@@ -118,6 +118,13 @@ def check_policy(key: Key) -> None:
             "wrap and decrypt, one after the other, would let the key's user read any key it has "
             "wrapped; make another key to decrypt",
         )
+    is_secret_copy = key.guards.is_copy and key.key_class is KeyClass.SECRET
+    if is_secret_copy and attributes.wrap and not attributes.never_extractable:
+        raise RefusedError(
+            "attribute-conflict",
+            "wrap on a copy of a key that could leave would let its value leave, and come back as "
+            "one that decrypts what the copy has wrapped; make another key to wrap",
+        )
     if not attributes.trusted:
         return
     if key.spec.type is not _TRUSTED_TYPES.get(key.key_class):
@@ -142,12 +149,15 @@ def joined(keys: tuple[Key, ...], new: Collection[int]) -> tuple[Key, ...]:
     """Return the keys that change when those with references `new` are made or changed.
 
     Args:
-        keys: new or changed ones, and all others with the same public half.
+        keys: new or changed ones, and all others of the same value: the same public half or, of
+            secret keys, the same blob.
         new: the references of the former; of the latter, only those that get a mark are returned.
 
     Raises:
-        RefusedError: `attribute-conflict` between the two halves of a pair.
+        RefusedError: `attribute-conflict` between the two halves of a pair, or between copies.
     """
+    if len(keys) > 1 and all(key.key_class is KeyClass.SECRET for key in keys):
+        return _joined_copies(keys, new)
     publics = [key for key in keys if key.key_class is KeyClass.PUBLIC]
     privates = [key for key in keys if key.key_class is KeyClass.PRIVATE]
     wraps = any(key.attributes.wrap or key.guards.has_wrapped for key in publics)
@@ -172,6 +182,20 @@ def joined(keys: tuple[Key, ...], new: Collection[int]) -> tuple[Key, ...]:
         if key.ref in new or marked != key:
             results.append(marked)
     return tuple(results)
+
+
+def _joined_copies(keys: tuple[Key, ...], new: Collection[int]) -> tuple[Key, ...]:
+    """As `joined`, of secret keys of one value: what one has wrapped, none decrypts."""
+    wraps = any(key.attributes.wrap or key.guards.has_wrapped for key in keys)
+    guarded = any(key.attributes.trusted or key.guards.unwraps_guarded for key in keys)
+    if (wraps or guarded) and any(key.attributes.decrypt for key in keys):
+        raise RefusedError(
+            "attribute-conflict",
+            "wrap or trusted on one and decrypt on another copy of a key would let their user read "
+            "what the former wraps; set decrypt=false on every copy first, or make another key",
+        )
+    marked = (_marked(key, has_wrapped=wraps, unwraps_guarded=guarded) for key in keys)
+    return tuple(m for m, key in zip(marked, keys, strict=True) if key.ref in new or m != key)
 
 
 def _marked(key: Key, *, has_wrapped: bool = False, unwraps_guarded: bool = False) -> Key:

@@ -39,14 +39,15 @@ def guard_of(state: State, change: e.Change) -> Guard | None:
         return None
     if not ref:
         needed = state.quorum.value(service)
+    elif isinstance(change, e.KeyUseApproved):
+        needed = state.key(ref).quorum_of(change.operation)
     else:
-        key = state.key(ref)
-        if isinstance(change, e.KeyUseApproved):
-            needed = key.quorum_of(change.operation)
-            failed = Guard(service, needed, ref, "quorum-failed", "Quorum Failed")
-            return failed if needed > 1 else None
-        needed = key.manage_quorum
-    return Guard(service, needed, ref) if needed > 1 else None
+        needed = state.key(ref).manage_quorum
+    if needed <= 1:
+        return None
+    if isinstance(change, e.KeyUseApproved):
+        return Guard(service, needed, ref, "quorum-failed", "Quorum Failed")
+    return Guard(service, needed, ref)
 
 
 def service_of(change: e.Change, policy: QuorumPolicy) -> tuple[Service | None, int]:
@@ -163,11 +164,11 @@ def words_of(change: e.Change) -> str:  # one case per guarded kind of change, a
             return _words("key delete", **{"key-reference": f"0x{change.ref:016x}"})
         case e.KeyShared():
             return _words(
-                "key share", user=change.user, **{"key-reference": f"0x{change.ref:016x}"}
+                "key share", username=change.user, **{"key-reference": f"0x{change.ref:016x}"}
             )
         case e.KeyUnshared():
             return _words(
-                "key unshare", user=change.user, **{"key-reference": f"0x{change.ref:016x}"}
+                "key unshare", username=change.user, **{"key-reference": f"0x{change.ref:016x}"}
             )
         case e.KeyChanged():
             return _words("key set-attribute", name=change.name, value=change.value, **{
@@ -185,18 +186,6 @@ def words_of(change: e.Change) -> str:  # one case per guarded kind of change, a
                 "key use", operation=change.operation, request=change.request.hex(),
                 **{"key-reference": reference},
             )  # fmt: skip
-        case e.KeyChanged():
-            return _words("key set-attribute", name=change.name, value=change.value, **{
-                "key-reference": f"0x{change.ref:016x}",
-            })  # fmt: skip
-        case e.KeyShared():
-            return _words("key share", username=change.user, **{
-                "key-reference": f"0x{change.ref:016x}",
-            })  # fmt: skip
-        case e.KeyUnshared():
-            return _words("key unshare", username=change.user, **{
-                "key-reference": f"0x{change.ref:016x}",
-            })  # fmt: skip
         case _:
             return ""
 

@@ -19,6 +19,7 @@ from orchestrator.model.roles import Role
 
 SESSION_KEY_BIT: Final = 1 << 63
 LABEL_CHARACTERS: Final = 127
+KEY_ID_BYTES_MAX: Final = 128
 
 
 class Attributes(msgspec.Struct, frozen=True, array_like=True):
@@ -49,14 +50,17 @@ class Guards(msgspec.Struct, frozen=True, array_like=True):
 
     `has_wrapped`: it, or its pair's public half, was once allowed to wrap. `unwraps_guarded`: it,
     or its public half, was once trusted. `half_stays`: the private half of this public key was
-    made here and never leaves. Templates are CLI names and values.
+    made here and never leaves. `origin` is the clone and reference that it was replicated from.
+    Templates are CLI names and values. `is_copy`: it has the value of another key.
     """
 
     has_wrapped: bool = False
     unwraps_guarded: bool = False
     half_stays: bool = False
+    origin: str = ""
     wrap_template: tuple[tuple[str, str], ...] = ()
     unwrap_template: tuple[tuple[str, str], ...] = ()
+    is_copy: bool = False
 
 
 class Key(msgspec.Struct, frozen=True, array_like=True):
@@ -82,10 +86,17 @@ class Key(msgspec.Struct, frozen=True, array_like=True):
     use_quorum: int = 0
 
     def quorum_of(self, operation: str) -> int:
-        """Return how many must approve a use; wrapping and unwrapping is managing keys too."""
-        if operation in {"wrap", "unwrap"}:
-            return max(self.use_quorum, self.manage_quorum)
-        return self.use_quorum
+        """Return how many must approve a use.
+
+        A wrapped key comes back without quorum values: to take one out is use and management.
+        """
+        match operation:
+            case "wrap":
+                return max(self.use_quorum, self.manage_quorum)
+            case "unwrap":
+                return self.manage_quorum
+            case _:
+                return self.use_quorum
 
     def usable_by(self, user: str) -> bool:
         """Owners and those it is shared with may use a key; every crypto user a public one."""
@@ -106,9 +117,13 @@ _SETTABLE: Final = {
     }),
 }  # fmt: skip
 _SIGN_BY_DEFAULT: Final = frozenset({KeyType.AES, KeyType.GENERIC_SECRET})
-KNOWN_ATTRIBUTES: Final = frozenset(
-    field.replace("_", "-") for field in Attributes.__struct_fields__
-) | {"id", "label", "class", "key-type", "check-value"}
+_BOOLEANS: Final = frozenset(field.replace("_", "-") for field in Attributes.__struct_fields__)
+_TIGHTENED: Final = {
+    "encrypt": False, "decrypt": False, "sign": False, "verify": False, "wrap": False,
+    "unwrap": False, "derive": False, "extractable": False, "modifiable": False,
+    "destroyable": False, "wrap-with-trusted": True,
+}  # fmt: skip
+KNOWN_ATTRIBUTES: Final = _BOOLEANS | {"id", "label", "class", "key-type", "check-value"}
 
 
 def new_attributes(
@@ -171,6 +186,55 @@ def derived_attributes(
             )
     fields["never_extractable"] = base.never_extractable and not fields["extractable"]
     return _checked(fields, KeyClass.SECRET), key_id
+
+
+def imported_attributes(
+    key_class: KeyClass, spec: KeySpec, requested: Mapping[str, str], *, token: bool
+) -> tuple[Attributes, bytes]:
+    """Return the attributes and `id` of a key whose value its user gives in clear.
+
+    Like one that was unwrapped, it was never made here and never surely secret.
+    """
+    attributes, key_id = new_attributes(key_class, spec, requested, token=token)
+    return (
+        msgspec.structs.replace(
+            attributes, local=False, always_sensitive=False, never_extractable=False
+        ),
+        key_id,
+    )
+
+
+def copied_attributes(
+    source: Attributes, requested: Mapping[str, str], *, token: bool
+) -> Attributes:
+    """Return the attributes of a copy: those of its source, or tighter.
+
+    Copies are one value, so together they must do no more than their source may alone.
+
+    Raises:
+        RefusedError: `attribute-conflict`, it would be less guarded than its source, or
+            `attribute-read-only`.
+    """
+    copy = msgspec.structs.replace(source, token=token, trusted=False)
+    tighter = {}
+    for name, value in requested.items():
+        if name not in KNOWN_ATTRIBUTES:
+            raise RefusedError("attribute-unknown", f"there is no attribute {name}")
+        if name not in _BOOLEANS:
+            raise RefusedError("attribute-read-only", f"a copy has the {name} of its source")
+        field, wanted = name.replace("-", "_"), parse_bool(name, value)
+        if wanted is getattr(copy, field):
+            continue
+        if name not in _TIGHTENED:
+            raise RefusedError("attribute-read-only", f"a copy has the {name} of its source")
+        if wanted is not _TIGHTENED[name]:
+            raise RefusedError(
+                "attribute-conflict",
+                f"a copy may have {name}={str(_TIGHTENED[name]).lower()}, and not the other way "
+                "round: it may do no more than its source",
+            )
+        tighter[field] = wanted
+    return msgspec.structs.replace(copy, **tighter)
 
 
 # What a template may demand of every unwrapped key, because it is so anyway.
@@ -269,9 +333,22 @@ def parse_hex(text: str) -> bytes:
         value = bytes.fromhex(text.removeprefix("0x"))
     except ValueError as exc:
         raise UsageError(f"{text!r} is not hexadecimal") from exc
-    if len(value) > 128:
-        raise UsageError("a key id has at most 128 bytes")
+    return check_key_id(value)
+
+
+def check_key_id(value: bytes) -> bytes:
+    """Return `value`, a key's id of at most 128 bytes."""
+    if len(value) > KEY_ID_BYTES_MAX:
+        raise UsageError(f"a key id has at most {KEY_ID_BYTES_MAX} bytes")
     return value
+
+
+def parse_bytes(text: str, what: str) -> bytes:
+    """Parse a byte string of a flag in hexadecimal, with or without `0x`, of any length."""
+    try:
+        return bytes.fromhex(text.removeprefix("0x"))
+    except ValueError as exc:
+        raise UsageError(f"{what} is not hexadecimal") from exc
 
 
 def parse_reference(text: str) -> int:

@@ -78,12 +78,16 @@ class Operation(StrEnum):
     RESTORE = "restore"
     READ_AUDIT = "read-audit"
     ZEROIZE = "zeroize"
+    IMPORT_CLEAR_KEY = "import-clear-key"
+    COPY_KEY = "copy-key"
     LIST_OBJECTS = "list-objects"
     MANAGE_OBJECTS = "manage-objects"
     CHANGE_KEY = "change-key"
     TRUST_KEY = "trust-key"
     SHARE_KEY = "share-key"
     WRAP_KEY = "wrap-key"
+    REPLICATE_KEY = "replicate-key"
+    REPLICATE_USER = "replicate-user"
     UNWRAP_KEY = "unwrap-key"
     IMPORT_PUBLIC_KEY = "import-public-key"
 
@@ -142,6 +146,8 @@ GRANTS: Final[Mapping[Operation, frozenset[Role]]] = MappingProxyType(
         Operation.RESTORE: _APPLIANCE,
         Operation.READ_AUDIT: frozenset({Role.ADMIN, Role.APPLIANCE_USER}),
         Operation.ZEROIZE: _APPLIANCE,
+        Operation.IMPORT_CLEAR_KEY: _USER,
+        Operation.COPY_KEY: _USER,
         # Without a log-in, those that are not private.
         Operation.LIST_OBJECTS: _EVERYBODY,
         Operation.MANAGE_OBJECTS: _USER,
@@ -149,6 +155,8 @@ GRANTS: Final[Mapping[Operation, frozenset[Role]]] = MappingProxyType(
         Operation.TRUST_KEY: _ADMIN,
         Operation.SHARE_KEY: _USER,
         Operation.WRAP_KEY: _USER,
+        Operation.REPLICATE_KEY: _LOGGED_IN,
+        Operation.REPLICATE_USER: _ADMIN,
         Operation.UNWRAP_KEY: _USER,
         Operation.IMPORT_PUBLIC_KEY: _USER,
     }

@@ -41,6 +41,7 @@ from orchestrator.tokens._objects import (
     derive_secret,
     destroyed,
     generate,
+    put_clear_key,
     raw,
     unwrap,
 )
@@ -100,6 +101,18 @@ class BlobKeys:
         masking = self._masking_key()
         with self._sessions.borrow() as session:
             key, public, check_value = generate(session, spec)
+            with destroyed(key):
+                wrapper = key_on(session, masking)
+                blob = wrapper.wrap_key(key, mechanism=Ck.AES_KEY_WRAP_PAD)
+        return GeneratedKey(blob, public, check_value)
+
+    def import_key(self, spec: KeySpec, value: bytes) -> GeneratedKey:
+        self._require_spec(spec)
+        given = requests.check_clear_key(spec, value)
+        operations.check_offered_import(self._profile.name, spec)
+        masking = self._masking_key()
+        with self._sessions.borrow() as session:
+            key, public, check_value = put_clear_key(session, spec, given)
             with destroyed(key):
                 wrapper = key_on(session, masking)
                 blob = wrapper.wrap_key(key, mechanism=Ck.AES_KEY_WRAP_PAD)

@@ -232,14 +232,54 @@ def generate(session: Any, spec: KeySpec) -> tuple[Any, bytes, bytes]:  # noqa: 
             spec.bits,
             store=False,
             capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY,
-            public_template={
-                Attribute.PUBLIC_EXPONENT: spec.public_exponent.to_bytes(
-                    (spec.public_exponent.bit_length() + 7) // 8, "big"
-                )
-            },
+            public_template={Attribute.PUBLIC_EXPONENT: _unsigned(spec.public_exponent)},
             private_template=LEAVES_WRAPPED,
         )
         modulus = int.from_bytes(raw(made[Attribute.MODULUS]), "big")
         made.destroy()
         public = spki(rsa.RSAPublicNumbers(spec.public_exponent, modulus).public_key())
     return key, public, hashlib.sha1(public, usedforsecurity=False).digest()[:3]
+
+
+def put_clear_key(
+    session: Any,  # noqa: ANN401  # pkcs11.Session
+    spec: KeySpec,
+    given: bytes | rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey,
+) -> tuple[Any, bytes, bytes]:
+    """Make a session key of a value; return what `generate` returns. It may leave wrapped."""
+    template: dict[Attribute, object] = LEAVES_WRAPPED | {
+        Attribute.TOKEN: False,
+        Attribute.KEY_TYPE: _CK_KEY_TYPES[spec.type],
+    }
+    if isinstance(given, bytes):
+        template |= {Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.VALUE: given}
+        if spec.type is KeyType.AES:
+            template[Attribute.ENCRYPT] = True  # for its check value
+        key = session.create_object(template)
+        with undone(key.destroy):
+            return key, b"", check_value(key, spec)
+    template[Attribute.CLASS] = ObjectClass.PRIVATE_KEY
+    if isinstance(given, rsa.RSAPrivateKey):
+        numbers = given.private_numbers()
+        template |= {
+            Attribute.MODULUS: _unsigned(numbers.public_numbers.n),
+            Attribute.PUBLIC_EXPONENT: _unsigned(numbers.public_numbers.e),
+            Attribute.PRIVATE_EXPONENT: _unsigned(numbers.d),
+            Attribute.PRIME_1: _unsigned(numbers.p),
+            Attribute.PRIME_2: _unsigned(numbers.q),
+            Attribute.EXPONENT_1: _unsigned(numbers.dmp1),
+            Attribute.EXPONENT_2: _unsigned(numbers.dmq1),
+            Attribute.COEFFICIENT: _unsigned(numbers.iqmp),
+        }
+    elif spec.curve is not None:
+        template |= {
+            Attribute.EC_PARAMS: EC_PARAMETERS[spec.curve],
+            Attribute.VALUE: _unsigned(given.private_numbers().private_value),
+        }
+    public = spki(given.public_key())
+    check = hashlib.sha1(public, usedforsecurity=False).digest()[:3]
+    return session.create_object(template), public, check
+
+
+def _unsigned(number: int) -> bytes:
+    return number.to_bytes((number.bit_length() + 7) // 8, "big")

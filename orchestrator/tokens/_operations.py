@@ -21,6 +21,7 @@ from orchestrator.model.key_spec import (
     HashFunction,
     Kdf,
     KeySpec,
+    KeyType,
     MacMechanism,
     SignMechanism,
     SignScheme,
@@ -38,6 +39,7 @@ _PSS_HASHES: Final = {
     HashFunction.SHA384: (Ck.SHA384, MGF.SHA384),
     HashFunction.SHA512: (Ck.SHA512, MGF.SHA512),
 }
+_HMAC_BLOCK_BITS: Final = 512
 _MACS: Final = {
     MacMechanism.AES_CMAC: (Ck.AES_CMAC, None),
     MacMechanism.HMAC_SHA1: (Ck.SHA_1_HMAC, HashFunction.SHA1),
@@ -139,6 +141,20 @@ def check_offered_mac(profile: str, mechanism: MacMechanism, spec: KeySpec) -> N
             profile,
             f"{MAC_MECHANISMS[mechanism]} with a key of {spec.bits // 8} bytes; it takes "
             f"{DIGEST_BYTES[hash_function]} bytes and more",
+        )
+
+
+def check_offered_import(profile: str, spec: KeySpec) -> None:
+    """Raise MechanismUnavailableError where zeros behind a value would make it another one.
+
+    CKM_AES_KEY_WRAP_PAD wraps them along (see `check_offered_derivation`). HMAC puts zeros there
+    itself, up to its block of at least 64 bytes.
+    """
+    if spec.type is KeyType.GENERIC_SECRET and spec.bits > _HMAC_BLOCK_BITS and spec.bits % 64:
+        raise MechanismUnavailableError(
+            profile,
+            f"{Mechanism.GENERIC_SECRET_KEY_GEN} for a given value of {spec.bits // 8} bytes; it "
+            "takes up to 64, and from there on multiples of 8",
         )
 
 

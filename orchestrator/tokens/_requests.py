@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from orchestrator.model.errors import RefusedError, UsageError
 from orchestrator.model.key_spec import (
@@ -29,6 +31,8 @@ from orchestrator.tokens.store import BlobRefusedError, WrappingKey
 RANDOM_BYTES_MAX: Final = 65_536
 PLAINTEXT_BYTES_MAX: Final = 1 << 20
 AAD_BYTES_MAX: Final = 1 << 16
+CLEAR_KEY_BYTES_MAX: Final = 4096
+"""PKCS#8 of RSA with 4096 bits has some 2,400."""
 _BLOB_BYTES_MIN, _BLOB_BYTES_MAX = 16, 16_384
 _WHOLE_BLOCKS: Final = frozenset({CipherScheme.AES_ECB, CipherScheme.AES_CBC})
 
@@ -184,6 +188,35 @@ def check_point(point: bytes, curve: ec.EllipticCurve) -> ec.EllipticCurvePublic
         return ec.EllipticCurvePublicKey.from_encoded_point(curve, point)
     except ValueError as exc:
         raise BlobRefusedError(f"this is no uncompressed point of {curve.name}") from exc
+
+
+def check_clear_key(
+    spec: KeySpec, value: bytes
+) -> bytes | rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
+    """Return a key given in clear, or raise UsageError unless it is of `spec`."""
+    spec.check()
+    wrong = UsageError(f"this value is no {spec.type} key of {spec.bits} bits")
+    if spec.type in {KeyType.AES, KeyType.GENERIC_SECRET}:
+        if len(value) * 8 != spec.bits:
+            raise wrong
+        return value
+    if len(value) > CLEAR_KEY_BYTES_MAX:  # what follows tests numbers for being prime
+        raise wrong
+    try:
+        private = load_der_private_key(value, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise wrong from None  # the cause may quote what it was given
+    match private:
+        case rsa.RSAPrivateKey() if spec.type is KeyType.RSA:
+            exponent = private.public_key().public_numbers().e
+            fits = (private.key_size, exponent) == (spec.bits, spec.public_exponent)
+        case ec.EllipticCurvePrivateKey() if spec.type is KeyType.EC:
+            fits = private.curve.name == curve_of(spec).name
+        case _:
+            raise wrong
+    if not fits:
+        raise wrong
+    return private
 
 
 def check_blob_length(blob: bytes, spec: KeySpec) -> None:

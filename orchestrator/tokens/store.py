@@ -178,6 +178,18 @@ class TokenStore(Protocol):
             MechanismUnavailableError, NoMaskingKeyError, TokenFullError.
         """
 
+    def import_key(self, spec: KeySpec, value: bytes) -> GeneratedKey:
+        """Wrap a key given in clear, as `generate` does one that it made; nothing stays.
+
+        Args:
+            spec: what it is.
+            value: the bytes of a secret key, or a private key's PKCS#8 (DER).
+
+        Raises:
+            UsageError: `value` is no such key.
+            MechanismUnavailableError: the token would keep another value.
+        """
+
     def load(self, blob: bytes, spec: KeySpec, usages: AbstractSet[Usage]) -> Handle:
         """Unwrap `blob` into volatile, non-extractable form that can do `usages` only.
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterator
+from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -35,6 +37,7 @@ from orchestrator.model.key_spec import (
 )
 from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter
 from orchestrator.model.roles import Role
+from orchestrator.model.state import ONLY, Table
 from orchestrator.wire import messages as m
 from tests.agent.used import AES, EC, RSA, SECRET, Used, code_of, draft, pair
 from tests.stateful.harness import PASSWORD
@@ -167,7 +170,7 @@ def test_a_session_key_changes_where_it_lives(used: Used) -> None:
     session.change_session_key(key.ref, "encrypt", "false")
     assert code_of(session.encrypt, key.ref, b"x") == "key-usage"
     session.change_session_key(key.ref, "label", "mine")
-    assert session.key("mine", "secret-key").ref == key.ref
+    assert session.find_key(KeyFilter(ref=key.ref)).label == "mine"
     for name in ("trusted", "local", "private"):
         assert (
             code_of(session.change_session_key, key.ref, name, "true") == "attribute-read-only"
@@ -357,6 +360,22 @@ def test_fips_mode_decrypts_nothing_with_pkcs1(used: Used) -> None:
     sealed = session.encrypt(public.ref, b"x", mechanism=pkcs1)
     assert len(sealed) == 256
     assert code_of(session.decrypt, private.ref, sealed, mechanism=pkcs1) == "fips-mode"
+
+
+def test_pkcs1_decrypts_in_a_cluster_of_the_other_mode(tmp_path: Path) -> None:
+    used = Used(tmp_path)
+    for machine in used.cluster.machines:
+        assert machine.hsm is not None
+        state = machine.hsm.core.state
+        meta = msgspec.structs.replace(state.meta, mode="NON_FIPS")
+        state.tables[Table.META][ONLY] = meta
+    pkcs1 = CipherMechanism(CipherScheme.RSA_PKCS)
+    public, private = used.make(RSA, *pair({"encrypt": "true"}, {"decrypt": "true"}))
+    sealed = used.session.encrypt(public.ref, b"x", mechanism=pkcs1)
+    assert used.session.decrypt(private.ref, sealed, mechanism=pkcs1) == b"x"
+    for bad in (bytes(256), sealed[:-1] + bytes([sealed[-1] ^ 1]), b"", sealed + b"x"):
+        assert code_of(used.session.decrypt, private.ref, bad, mechanism=pkcs1) == "blob-refused"
+    used.close()
 
 
 def test_short_macs_and_foreign_ciphertexts(used: Used) -> None:

@@ -11,6 +11,7 @@ import typer.core
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, utils
 
+from orchestrator.cli import key_view
 from orchestrator.cli.app import build
 from orchestrator.model.key_spec import KeyClass, KeySpec, KeyType
 from orchestrator.model.keys import Key
@@ -42,6 +43,16 @@ class Scenario:
 _AES: Final = make_key(KeyClass.SECRET, KeySpec(KeyType.AES, 256), "data")
 _RSA: Final = make_key(KeyClass.PUBLIC, KeySpec(KeyType.RSA, 2048), "web")
 _SIGN: Final = "--key-filter attr.label=web --hash-function sha256 --data SGVsbG8="
+_FILTER: Final = "--filter attr.label=data"
+_CLONES: Final = "--source-cluster-id cluster-a --destination-cluster-id cluster-a"
+_PEM: Final = key_view.public_pem(make_key(KeyClass.PUBLIC, EC_SPEC, "web")).decode()
+_WRAPS: Final = {
+    "aes-gcm": " --tag-length-bits 128", "aes-no-pad": "", "aes-pkcs5-pad": "", "aes-zero-pad": "",
+    "cloudhsm-aes-gcm": " --tag-length-bits 128",
+    "rsa-aes": " --hash-function sha1 --mgf mgf1-sha1",
+    "rsa-oaep": " --hash-function sha1 --mgf mgf1-sha1",
+    "rsa-pkcs": "",
+}  # fmt: skip
 SCENARIOS: Final = {
     "lab up": Scenario("--azs 2"),
     "lab status": Scenario(""),
@@ -61,6 +72,9 @@ SCENARIOS: Final = {
     "cluster verify": Scenario(""),
     "cluster adopt": Scenario("--yes"),
     "cluster delete": Scenario("--yes"),
+    "gateway run": Scenario("--socket /run/g/s --group users --allow-user 33 --patience 5"),
+    "gateway env": Scenario("--socket /run/g/s"),
+    "gateway status": Scenario("--socket /run/g/s"),
     "host list": Scenario(""),
     "host admit": Scenario("host-1b", needs_login=True),
     "host expel": Scenario("host-1b --yes", needs_login=True),
@@ -122,6 +136,29 @@ SCENARIOS: Final = {
     "key generate-asymmetric-pair ec": Scenario(
         "--public-label ca-pub --private-label ca --curve secp256r1", needs_login=True
     ),
+    "user replicate": Scenario(f"--username alice --role crypto-user {_CLONES}", True),
+    "key share": Scenario(f"{_FILTER} --username bob --role crypto-user", needs_login=True),
+    "key unshare": Scenario(f"{_FILTER} --username bob --role crypto-user", needs_login=True),
+    "key set-attribute": Scenario(f"{_FILTER} --name label --value new", needs_login=True),
+    "key replicate": Scenario(f"{_FILTER} {_CLONES}", needs_login=True),
+    "key import pem": Scenario(
+        "--path {tmp}/web.pem --label web --key-type-class ec-public", True, files={"web.pem": _PEM}
+    ),
+    **{
+        f"key wrap {name}": Scenario(
+            f"--payload-filter attr.label=data --wrapping-filter attr.label=kek{options}", True
+        )
+        for name, options in _WRAPS.items()
+    },
+    **{
+        f"key unwrap {name}": Scenario(
+            "--filter attr.label=kek --data AAAA --key-type-class aes --label back"
+            + options
+            + " --iv 00" * (name == "aes-gcm"),
+            needs_login=True,
+        )
+        for name, options in _WRAPS.items()
+    },
     "key list": Scenario("", needs_login=True),
     "key delete": Scenario("--filter attr.label=data --yes", needs_login=True, key=_AES),
     "key generate-file": Scenario(

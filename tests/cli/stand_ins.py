@@ -28,6 +28,7 @@ from orchestrator.control.views import (
     HsmView,
     VerifyReport,
 )
+from orchestrator.gateway.report import ClientReport, GatewayReport, HsmReport, WorkerReport
 from orchestrator.lab.demo import Row
 from orchestrator.lab.lab import LabStatus
 from orchestrator.lab.protocol import AgentStatus
@@ -182,6 +183,12 @@ class StandIns(Services):
 
         return SimpleNamespace(run=run)
 
+    def gateway(self) -> Any:
+        worker = WorkerReport(4244, "alice", 1, 20, 8, 0, (HsmReport(HSM, 8, 0, 0, 0.5),))
+        clients = (ClientReport(4243, 33, NOON, True, worker),)
+        report = GatewayReport(CLUSTER, "/run/g/s", 4242, NOON, 1, 0, clients)
+        return SimpleNamespace(run=self.note("run", report), read_status=lambda _: report)
+
     # --- the control plane ---
 
     def note(self, name: str, result: Any = None) -> Callable[..., Any]:
@@ -204,6 +211,7 @@ class StandIns(Services):
             hsms,
             7,
             (WARNING,),
+            ("a restriction",),
         )
 
     def close(self) -> None:
@@ -218,6 +226,7 @@ class StandIns(Services):
             resolve_hsm=lambda *_: (CLUSTER, HSM),
             resolve_backup=lambda _: BACKUP,
             clusters=lambda: [CLUSTER],
+            cluster=lambda _: SimpleNamespace(hsm_type="hsm2m.medium", mode="FIPS"),
         )
 
     @property
@@ -291,6 +300,10 @@ class StandIns(Services):
         keep(words)
         return words
 
+    def controller(self, cluster: str) -> Any:
+        outcome = SimpleNamespace(report=CHANGE, keys=(self.key,))
+        return SimpleNamespace(cluster=cluster, change=self.note("change", outcome))
+
     def changes(self, cluster: str, session: Any) -> Any:
         names = (
             "create_user", "delete_user", "change_password", "admit_host", "expel_host",
@@ -301,6 +314,11 @@ class StandIns(Services):
         return SimpleNamespace(
             **{name: self.note(name, CHANGE) for name in names},
             delete_key=self.note("delete_key", CHANGE),
+            share_key=self.note("share_key", CHANGE),
+            unshare_key=self.note("unshare_key", CHANGE),
+            set_attribute=self.note("set_attribute", (CHANGE, 0x70000)),
+            unwrap_key=self.note("unwrap_key", (CHANGE, self.key)),
+            import_public_key=self.note("import_public_key", (CHANGE, self.key)),
             generate_keys=self.generate_keys,
             create_recovery_key=self.recovery_key,
             mfa_enrolment=lambda *_: POSSESSION,
@@ -342,6 +360,16 @@ class FakeSession:
     def list_keys(self, key_filter: KeyFilter, offset: int, limit: int) -> KeyPage:
         self.services.calls.append(("list", key_filter, offset, limit))
         return KeyPage((self.services.key,), self.services.total_keys)
+
+    def ticket(self) -> bytes:
+        return b""
+
+    def heard(self, seq: int) -> None:
+        pass
+
+    def wrap_key(self, payload: int, wrapper: int, mechanism: Any) -> bytes:
+        self.services.calls.append(("wrap_key", payload, wrapper, mechanism))
+        return bytes(24)
 
     def make_session_keys(self, spec: KeySpec, drafts: tuple[KeyDraft, ...]) -> tuple[Key, ...]:
         self.services.calls.append(("session-keys", spec, drafts))

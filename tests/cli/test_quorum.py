@@ -42,10 +42,10 @@ REQUESTS = {
     ),
     "key delete --key-reference 0x70000": "key delete key-reference=0x0000000000070000",
     "key share --key-reference 0x70000 --username bob": (
-        "key share user=bob key-reference=0x0000000000070000"
+        "key share username=bob key-reference=0x0000000000070000"
     ),
     "key unshare --key-reference 0x70000 --username bob": (
-        "key unshare user=bob key-reference=0x0000000000070000"
+        "key unshare username=bob key-reference=0x0000000000070000"
     ),
     "key set-attribute --key-reference 0x70000 --name label --value x": (
         "key set-attribute name=label value=x key-reference=0x0000000000070000"

@@ -49,6 +49,7 @@ from orchestrator.model.key_spec import (
 )
 from orchestrator.model.profile import WRAP_MECHANISMS
 from orchestrator.model.wrap_mechanism import WrapMechanism
+from orchestrator.tokens._requests import check_clear_key
 from orchestrator.tokens.store import (
     BlobRefusedError,
     GeneratedKey,
@@ -207,6 +208,14 @@ class FakeTokenStore:
         public = _spki(private)
         check = hashlib.sha1(public, usedforsecurity=False).digest()[:3]
         return GeneratedKey(aes_key_wrap_with_padding(masking, der), public, check)
+
+    def import_key(self, spec: KeySpec, value: bytes) -> GeneratedKey:
+        masking, given = self._masking(), check_clear_key(spec, value)
+        if isinstance(given, bytes):
+            return self._wrapped(given, spec)
+        public = _spki(given)
+        check = hashlib.sha1(public, usedforsecurity=False).digest()[:3]
+        return GeneratedKey(aes_key_wrap_with_padding(masking, value), public, check)
 
     def _wrapped(self, secret: bytes, spec: KeySpec) -> GeneratedKey:
         check = b""

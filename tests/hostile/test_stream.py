@@ -34,7 +34,9 @@ from orchestrator.model.key_spec import (
     SignScheme,
 )
 from orchestrator.model.keys import Attributes, Key, KeyFilter
+from orchestrator.model.objects import ObjectClass, ObjectDraft, ObjectEdit, ObjectFilter
 from orchestrator.model.roles import Role
+from orchestrator.model.services import Service
 from orchestrator.model.state import Table, key_row
 from orchestrator.model.wrap_mechanism import WrapMechanism, WrapScheme
 from orchestrator.wire import messages as m
@@ -115,6 +117,25 @@ def every_request(cluster: LocalCluster) -> list[m.Request]:
         m.KeepSessionKey(1 << 63),
         m.UnwrapKey(1 << 16, WRAP, bytes(40), KeyType.AES, DRAFT),
         m.ImportPublicKey(b"-----BEGIN", m.KeyDraft(KeyClass.PUBLIC, "label")),
+        m.ImportClearKey(AES, DRAFT, b"sealed"),
+        m.CopyKey(1 << 16, m.KeyCopy("label", b"id", (("encrypt", "false"),))),
+        m.PutObject(ObjectDraft(object_class=ObjectClass.DATA, value=b"value")),
+        m.EditObject(1 << 16, ObjectEdit(label="text", value=b"value")),
+        m.DeleteObject(1 << 16),
+        m.UnlockUser("name", Role.CRYPTO_USER),
+        m.DisableUser("name", Role.CRYPTO_USER),
+        m.EnableUser("name", Role.CRYPTO_USER),
+        m.TransferKeys("name", "cu"),
+        m.RegisterApprovalKey(b"public", b"data", b"signature"),
+        m.ChangeMfa("cu", Role.CRYPTO_USER, b"password", b"public", b"data", b"signature"),
+        m.IssueToken(Service.REGISTRATION),
+        m.DeleteTokens(of_all=True),
+        m.SetQuorumValue(Service.MFA, 2),
+        m.SetQuorumPolicy(False, False, 0, 0),
+        m.ApproveKeyUse(1 << 16, "sign", bytes(32)),
+        m.IssueLoginTicket(1000, 0),
+        m.RevokeLoginTicket("login"),
+        m.TakeReplica("cluster-aaaaaaaaaaa", bytes(100), of_user=True),
     ]
     return [
         m.Hello(),
@@ -153,8 +174,19 @@ def every_request(cluster: LocalCluster) -> list[m.Request]:
         m.Zeroize(),
         m.ReadAudit(t, 0),
         m.ChangeSessionKey(t, 1 << 63, "label", "text"),
+        m.SealKey(t, 0, 1 << 16, "cluster-aaaaaaaaaaa", Credential(b"member", bytes(256))),
+        m.SealUser(
+            t, 0, "cu", Role.CRYPTO_USER, "cluster-aaaaaaaaaaa", Credential(b"member", bytes(256))
+        ),
         m.WrapKey(t, 0, 1 << 16, 1 << 17, WRAP),
         m.UnwrapSessionKey(t, 0, 1 << 16, WRAP, bytes(40), KeyType.AES, DRAFT),
+        m.ImportSessionKey(t, AES, DRAFT, b"sealed"),
+        m.CopySessionKey(t, 0, 1 << 16, m.KeyCopy()),
+        m.MfaChallenge("cu", Role.CRYPTO_USER),
+        m.ListQuorum(),
+        m.ListLoginTickets(t),
+        m.TakeLoginTicket(t, 0, "login"),
+        m.ListObjects(t, 0, ObjectFilter(label="text", id=b"id"), 0, 10),
     ]
 
 

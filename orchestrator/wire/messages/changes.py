@@ -267,6 +267,32 @@ PeopleRequest = (
 )
 
 
+class ImportClearKey(Record, tag=True):
+    """Make a token key of a value that its user gives, sealed as in `clear_key_info`.
+
+    The value of a private key is PKCS#8 (DER).
+    """
+
+    spec: KeySpec
+    draft: KeyDraft
+    sealed: bytes
+
+
+class KeyCopy(Record):
+    """What a copy has of its own; None keeps the source's. Attributes only get tighter."""
+
+    label: str | None = None
+    id: bytes | None = None
+    attributes: tuple[tuple[str, str], ...] = ()
+
+
+class CopyKey(Record, tag=True):
+    """Make a token key of the same value as a token key of the caller's."""
+
+    ref: int
+    copy: KeyCopy
+
+
 class PutObject(Record, tag=True):
     """Store a certificate or a data object."""
 
@@ -331,8 +357,24 @@ class ImportPublicKey(Record, tag=True):
     draft: KeyDraft
 
 
-NewKeyRequest = GenerateKeys | DeriveKeys | UnwrapKey | ImportPublicKey | KeepSessionKey
-KeyRequest = NewKeyRequest | DeleteKey | ChangeKey | ShareKey | UnshareKey
+class TakeReplica(Record, tag=True):
+    """Take a key or a user that an HSM of the clone `source` has sealed to this HSM."""
+
+    source: str
+    sealed: bytes
+    of_user: bool = False
+
+
+NewKeyRequest = (
+    GenerateKeys
+    | DeriveKeys
+    | UnwrapKey
+    | ImportPublicKey
+    | KeepSessionKey
+    | ImportClearKey
+    | CopyKey
+)
+KeyRequest = NewKeyRequest | DeleteKey | ChangeKey | ShareKey | UnshareKey | TakeReplica
 ChangeRequest = (
     CreateCluster
     | InitializeCluster

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 import msgspec
 
-from orchestrator.model.entries import Approval, Entry, Envelope, Record, SignedJoinRequest
+from orchestrator.model.entries import (
+    Approval,
+    Credential,
+    Entry,
+    Envelope,
+    Record,
+    SignedJoinRequest,
+)
 from orchestrator.model.errors import MalformedError
 from orchestrator.model.key_spec import (
     Agreement,
@@ -22,7 +29,7 @@ from orchestrator.model.keys import KeyFilter
 from orchestrator.model.objects import ObjectFilter
 from orchestrator.model.roles import Role
 from orchestrator.model.wrap_mechanism import WrapMechanism
-from orchestrator.wire.messages.changes import ChangeRequest, KeyDraft
+from orchestrator.wire.messages.changes import ChangeRequest, KeyCopy, KeyDraft
 from orchestrator.wire.messages.signed import SignedGrant, SignedTries
 
 
@@ -231,6 +238,24 @@ class DropSessionKey(Record, tag=True):
     ref: int
 
 
+class ImportSessionKey(Record, tag=True):
+    """As ImportClearKey, for a key that lives as those of MakeSessionKeys do."""
+
+    ticket: bytes
+    spec: KeySpec
+    draft: KeyDraft
+    sealed: bytes
+
+
+class CopySessionKey(Record, tag=True):
+    """Copy a token key of the caller's to one that lives as those of MakeSessionKeys do."""
+
+    ticket: bytes
+    seen: int
+    ref: int
+    copy: KeyCopy
+
+
 class ListObjects(Record, tag=True):
     """List certificates and data objects; the ticket is empty for those that are not private."""
 
@@ -248,6 +273,27 @@ class ChangeSessionKey(Record, tag=True):
     ref: int
     name: str
     value: str
+
+
+class SealKey(Record, tag=True):
+    """Seal a token key as it is to an HSM of a clone, which proves itself; answered with Data."""
+
+    ticket: bytes
+    seen: int
+    ref: int
+    cluster: str
+    credential: Credential
+
+
+class SealUser(Record, tag=True):
+    """As SealKey, for a user."""
+
+    ticket: bytes
+    seen: int
+    name: str
+    role: Role
+    cluster: str
+    credential: Credential
 
 
 class WrapKey(Record, tag=True):
@@ -360,7 +406,8 @@ Request = (
     | JoinAccept | RecoverStart | RecoverAccept | Pending | Zeroize | ReadAudit
     | MfaChallenge | ListQuorum | ListLoginTickets | TakeLoginTicket
     | ListObjects
-    | ChangeSessionKey | WrapKey | UnwrapSessionKey
+    | ChangeSessionKey | WrapKey | UnwrapSessionKey | SealKey | SealUser
+    | ImportSessionKey | CopySessionKey
 )  # fmt: skip
 
 _request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

@@ -1,0 +1,1 @@
+"""One process per application: its sessions, objects and operations."""

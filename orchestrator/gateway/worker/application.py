@@ -1,0 +1,287 @@
+"""What one application holds: sessions and objects under handles of the gateway's own.
+
+Handles are numbers from one counter, never used twice, below 2^32 and not 0; an HSM's numbers
+never reach an application, so an HSM's end does not touch them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from orchestrator.gateway import stored_objects
+from orchestrator.gateway.attributes import value_of
+from orchestrator.gateway.cryptoki import CKF_RW_SESSION, CKR, CKS, CryptokiError
+from orchestrator.gateway.rpc.attributes import Value
+from orchestrator.gateway.token import Token
+from orchestrator.gateway.worker.backend import Backend
+from orchestrator.gateway.worker.operation import Operation
+from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter
+from orchestrator.model.objects import ObjectDraft, ObjectFilter, StoredObject
+
+SLOT: Final = 0
+SESSIONS_MAX: Final = 4096
+FRESH_S: Final = 1.0
+"""How long an attribute is told from memory, until an HSM is asked again."""
+
+
+class Kind(Enum):
+    """Operations that a session has at most one of, each."""
+
+    ENCRYPT = "encrypt"
+    DECRYPT = "decrypt"
+    DIGEST = "digest"
+    SIGN = "sign"
+    VERIFY = "verify"
+
+
+@dataclass(slots=True, eq=False)
+class KeyObject:
+    """A key in the cluster, as last heard of; a lent one is another handle's to destroy."""
+
+    handle: int
+    key: Key
+    heard_at_s: float
+    is_lent: bool = False
+
+    def read(self, kind: int) -> Value:
+        """Return an attribute."""
+        return value_of(self.key, kind)
+
+
+@dataclass(slots=True, eq=False)
+class StoredHandle:
+    """A certificate or data object in the cluster, as last heard of."""
+
+    handle: int
+    stored: StoredObject
+    heard_at_s: float
+
+    def read(self, kind: int) -> Value:
+        """Return an attribute."""
+        return stored_objects.value_of(self.stored, kind, token=True)
+
+
+@dataclass(slots=True, eq=False)
+class LocalObject:
+    """A session object that needs no HSM: a certificate, data, or somebody's public key."""
+
+    handle: int
+    held: ObjectDraft | Key
+
+    def read(self, kind: int) -> Value:
+        """Return an attribute."""
+        if isinstance(self.held, Key):
+            return value_of(self.held, kind)
+        return stored_objects.value_of(self.held, kind, token=False)
+
+
+AnyObject = KeyObject | StoredHandle | LocalObject
+
+
+@dataclass(slots=True, eq=False)
+class P11Session:
+    """One PKCS#11 session. Its calls are answered in order, one at a time."""
+
+    handle: int
+    flags: int
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    operations: dict[Kind, Operation] = field(default_factory=dict)
+    found: list[int] | None = None
+    objects: set[int] = field(default_factory=set)
+    finished: Kind | None = None
+    """What an empty final answer has just ended: the same Final may be asked for once more."""
+
+    @property
+    def is_rw(self) -> bool:
+        """Token objects may be made in it."""
+        return bool(self.flags & CKF_RW_SESSION)
+
+    def begin(self, kind: Kind, operation: Operation) -> None:
+        """Start an operation."""
+        if kind in self.operations:
+            raise CryptokiError(CKR.OPERATION_ACTIVE)
+        self.finished = None
+        self.operations[kind] = operation
+
+    def active(self, kind: Kind) -> Operation:
+        """Return the operation that is under way."""
+        if (operation := self.operations.get(kind)) is None:
+            raise CryptokiError(CKR.OPERATION_NOT_INITIALIZED)
+        return operation
+
+
+class Application:
+    """One connection's state. Calls of different sessions come from different threads."""
+
+    def __init__(self, token: Token, offered: int) -> None:
+        self.token, self.offered = token, offered
+        self.backend = Backend(token)
+        self.sessions: dict[int, P11Session] = {}
+        self._objects: dict[int, AnyObject] = {}
+        self._handles: dict[int, int] = {}
+        self._numbers = itertools.count(1)
+        self._guard = threading.Lock()
+        self.is_initialized = False
+
+    # --- sessions ---
+
+    def session(self, handle: int) -> P11Session:
+        """Return an open session."""
+        if (session := self.sessions.get(handle)) is None:
+            raise CryptokiError(CKR.SESSION_HANDLE_INVALID)
+        return session
+
+    def open_session(self, flags: int) -> P11Session:
+        """Open a session."""
+        if len(self.sessions) >= SESSIONS_MAX:
+            raise CryptokiError(CKR.SESSION_COUNT)
+        session = P11Session(next(self._numbers), flags)
+        self.sessions[session.handle] = session
+        return session
+
+    def close_session(self, session: P11Session) -> None:
+        """Close a session: its objects end, and with the last session the login."""
+        self.sessions.pop(session.handle, None)
+        for handle in session.objects:
+            if (found := self._objects.get(handle)) is not None:
+                self.destroy(session, found)
+        if not self.sessions:
+            self.logout()
+
+    def close_all(self) -> None:
+        """Close every session, and end the login."""
+        self.sessions.clear()
+        self._objects.clear()
+        self._handles.clear()
+        self.logout()
+
+    def logout(self) -> None:
+        """End the login: private objects, and handles to them, end with it."""
+        self.backend.logout()
+        with self._guard:
+            gone = [o for o in self._objects.values() if not isinstance(o, LocalObject)]
+            for found in gone:
+                self._objects.pop(found.handle, None)
+            self._handles.clear()
+        for session in self.sessions.values():
+            session.operations.clear()
+            session.found = None
+
+    def state(self, session: P11Session) -> CKS:
+        """Return a session's state."""
+        if self.backend.user:
+            return CKS.RW_USER if session.is_rw else CKS.RO_USER
+        return CKS.RW_PUBLIC if session.is_rw else CKS.RO_PUBLIC
+
+    # --- objects ---
+
+    def keep(self, keys: Iterable[Key], session: P11Session | None = None) -> list[int]:
+        """Return handles for keys; `session` owns those that shall end with it."""
+        now, handles = time.monotonic(), []
+        with self._guard:
+            for key in keys:
+                handle = self._handles.get(key.ref)
+                if handle is None:
+                    handle = self._handles[key.ref] = next(self._numbers)
+                    if session is not None:
+                        session.objects.add(handle)
+                self._objects[handle] = KeyObject(handle, key, now)
+                handles.append(handle)
+        return handles
+
+    def keep_stored(self, stored: Iterable[StoredObject]) -> list[int]:
+        """Return handles for certificates and data objects."""
+        now, handles = time.monotonic(), []
+        with self._guard:
+            for item in stored:
+                handle = self._handles.get(item.ref)
+                if handle is None:
+                    handle = self._handles[item.ref] = next(self._numbers)
+                self._objects[handle] = StoredHandle(handle, item, now)
+                handles.append(handle)
+        return handles
+
+    def keep_local(self, session: P11Session, held: ObjectDraft | Key) -> int:
+        """Return a handle for a session object that is kept here."""
+        handle = next(self._numbers)
+        self._objects[handle] = LocalObject(handle, held)
+        session.objects.add(handle)
+        return handle
+
+    def local_objects(self) -> list[LocalObject]:
+        """Return what is kept here."""
+        return [o for o in list(self._objects.values()) if isinstance(o, LocalObject)]
+
+    def object(self, handle: int, error: CKR = CKR.OBJECT_HANDLE_INVALID) -> AnyObject:
+        """Return an object as it was last heard of."""
+        if (found := self._objects.get(handle)) is None:
+            raise CryptokiError(error)
+        return found
+
+    def key(self, handle: int) -> Key:
+        """Return a key."""
+        match self.object(handle, CKR.KEY_HANDLE_INVALID):
+            case KeyObject(key=key) | LocalObject(held=Key() as key):
+                return key
+            case _:
+                raise CryptokiError(CKR.KEY_HANDLE_INVALID)
+
+    def fresh(self, handle: int) -> AnyObject:
+        """Return an object as an HSM knows it now, or knew it a moment ago."""
+        found = self.object(handle)
+        if isinstance(found, LocalObject) or time.monotonic() - found.heard_at_s < FRESH_S:
+            return found
+        if isinstance(found, KeyObject):
+            ref = found.key.ref
+            page = self.backend.call(lambda s: s.list_keys(KeyFilter(ref=ref), 0, 1))
+            if page.keys:
+                found.key, found.heard_at_s = page.keys[0], time.monotonic()
+                return found
+        elif held := self.backend.objects(ObjectFilter(ref=found.stored.ref)):
+            found.stored, found.heard_at_s = held[0], time.monotonic()
+            return found
+        self.forget(found)
+        raise CryptokiError(CKR.OBJECT_HANDLE_INVALID)
+
+    def destroy(self, session: P11Session, found: AnyObject) -> None:
+        """Destroy an object."""
+        if isinstance(found, KeyObject) and not found.is_lent:
+            ref = found.key.ref
+            if ref & SESSION_KEY_BIT:
+                self.backend.call(lambda s: s.drop_session_key(ref))
+            else:
+                self.check_rw(session, token=True)
+                self.backend.change(lambda c, request: c.delete_key(ref, request=request))
+        elif isinstance(found, StoredHandle):
+            self.check_rw(session, token=True)
+            stored = found.stored.ref
+            self.backend.change(lambda c, request: c.delete_object(stored, request=request))
+        self.forget(found)
+
+    def lend(self, found: KeyObject, key: Key) -> None:
+        """Have a handle name a key that another handle owns."""
+        with self._guard:
+            self._handles.pop(found.key.ref, None)
+        found.key, found.is_lent = key, True
+
+    def forget(self, found: AnyObject) -> None:
+        """Drop an object's handle."""
+        with self._guard:
+            self._objects.pop(found.handle, None)
+            if isinstance(found, KeyObject) and not found.is_lent:
+                self._handles.pop(found.key.ref, None)
+            elif isinstance(found, StoredHandle):
+                self._handles.pop(found.stored.ref, None)
+
+    def check_rw(self, session: P11Session, *, token: bool) -> None:
+        """Raise unless such an object may be made in this session now."""
+        if not self.backend.user:
+            raise CryptokiError(CKR.USER_NOT_LOGGED_IN)
+        if token and not session.is_rw:
+            raise CryptokiError(CKR.SESSION_READ_ONLY)

@@ -1,0 +1,228 @@
+"""The cluster as one application sees it: a login, and requests that outlive HSMs.
+
+Invariants: a request is self-contained, so that any HSM can answer it; a login that has run out
+is made anew by itself; a creation carries a request id and is never made twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from orchestrator.client.balancer import Balancer, Node
+from orchestrator.client.session import Session
+from orchestrator.control.application import Application
+from orchestrator.control.changes import Changes
+from orchestrator.gateway.cryptoki import CKR, CryptokiError
+from orchestrator.gateway.token import Token
+from orchestrator.gateway.worker.failures import cryptoki_error
+from orchestrator.model.errors import OrchestratorError
+from orchestrator.model.objects import ObjectFilter, StoredObject
+from orchestrator.model.roles import Role, check_password, parse_user_name
+from orchestrator.wire.messages import ObjectPage
+from orchestrator.wire.system_clock import SystemClock
+
+T = TypeVar("T")
+RANDOM_POOL_BYTES: Final = 16 * 1024
+RANDOM_REQUEST_BYTES: Final = 64 * 1024
+_log = logging.getLogger("cloister.gateway")
+
+
+class Backend:
+    """One connection's way to the cluster. Thread-safe."""
+
+    def __init__(self, token: Token) -> None:
+        self.token = token
+        self._clock = SystemClock()
+        self._session: Session | None = None
+        self._password = b""
+        self._application: Application | None = None
+        self._changing, self._logging_in = threading.Lock(), threading.Lock()
+        self._drawing = threading.Lock()
+        self._random, self._random_at = b"", 0
+        self.operations = self.errors = 0
+
+    @property
+    def user(self) -> str:
+        """The logged-in user's name; empty when nobody is."""
+        session = self._session
+        return session.name if session else ""
+
+    @property
+    def nodes(self) -> Sequence[Node]:
+        """The HSMs as this connection sees them."""
+        session = self._session
+        return session.balancer.nodes if session else ()
+
+    def login(self, pin: bytes) -> None:
+        """Log in with `user:password`.
+
+        Raises:
+            CryptokiError: PIN_INCORRECT, PIN_LOCKED, USER_ALREADY_LOGGED_IN, DEVICE_ERROR.
+        """
+        name, colon, password = pin.partition(b":")
+        with self._logging_in:
+            if self._session is not None:
+                raise CryptokiError(CKR.USER_ALREADY_LOGGED_IN)
+            try:
+                user = parse_user_name(name.decode("ascii"))
+            except (UnicodeDecodeError, OrchestratorError):
+                raise CryptokiError(CKR.PIN_INCORRECT) from None
+            if not colon or not password:
+                raise CryptokiError(CKR.PIN_INCORRECT)
+            self._session = self._new_session(user, password)
+            self._password = password
+
+    def _new_session(self, user: str, password: bytes) -> Session:
+        token = self.token
+        balancer = Balancer(
+            token.cluster, token.anchor, token.source, self._clock, patience_s=token.patience_s
+        )
+        try:
+            return Session(balancer, self._clock, Role.CRYPTO_USER, user).login(password)
+        except OrchestratorError as exc:
+            balancer.close()
+            raise cryptoki_error(exc) from exc
+
+    def logout(self) -> None:
+        """Forget the login; its session keys end with its connections."""
+        with self._logging_in:
+            session, self._session, self._password = self._session, None, b""
+            self._random, self._random_at = b"", 0
+        if session is not None:
+            session.close()
+
+    def call(self, action: Callable[[Session], T], **special: CKR) -> T:
+        """Have an HSM do something; `special` as in `cryptoki_error`."""
+        session = self._session
+        if session is None:
+            raise CryptokiError(CKR.USER_NOT_LOGGED_IN)
+        self.operations += 1
+        try:
+            return action(session)
+        except OrchestratorError as exc:
+            if exc.code != "ticket-refused":
+                self._note(exc)
+                raise cryptoki_error(exc, **special) from exc
+        self._login_again(session)
+        try:
+            return action(session)
+        except OrchestratorError as exc:
+            self._note(exc)
+            raise cryptoki_error(exc, **special) from exc
+
+    def _note(self, error: OrchestratorError) -> None:
+        self.errors += 1
+        if error.retryable or error.code.startswith("quorum"):
+            _log.warning("%s", error)
+
+    def _login_again(self, session: Session) -> None:
+        """A login lasts 24 hours, an application for ever."""
+        with self._logging_in:
+            if self._session is not session:
+                raise CryptokiError(CKR.USER_NOT_LOGGED_IN)
+            try:
+                session.login(self._password)
+            except OrchestratorError as exc:
+                _log.warning("the login of %s has ended: %s", session.name, exc)
+                self._session, self._password = None, b""
+                raise CryptokiError(CKR.USER_NOT_LOGGED_IN, str(exc)) from exc
+
+    def change(self, action: Callable[[Changes, str], T], **special: CKR) -> T:
+        """Change something through the controller; `action` is given the request's id."""
+        request = uuid.uuid4().hex
+        deadline = self._clock.monotonic_s() + self.token.patience_s
+        while True:
+            try:
+                return self.call(lambda session: self._change(session, action, request), **special)
+            except CryptokiError as exc:
+                cause = exc.__cause__
+                retryable = isinstance(cause, OrchestratorError) and cause.retryable
+                if not retryable or self._clock.monotonic_s() >= deadline:
+                    raise
+            self._clock.sleep(0.2)
+
+    def _change(self, session: Session, action: Callable[[Changes, str], T], request: str) -> T:
+        application = self._opened()
+        with self._changing:  # SQLite and the roster are used by one at a time
+            return action(application.changes(session), request)
+
+    def _opened(self) -> Application:
+        with self._changing:
+            if self._application is None:
+                self._application = self.token.open_application()
+            return self._application
+
+    def objects(self, wanted: ObjectFilter) -> list[StoredObject]:
+        """Return the certificates and data objects that match; the public ones need no login."""
+        found: list[StoredObject] = []
+        while True:
+            offset = len(found)
+            if self._session is None:
+                page = self._public_page(wanted, offset)
+            else:
+                page = self.call(lambda s, n=offset: s.list_objects(wanted, n))  # type: ignore[misc]
+            found += page.objects
+            if not page.objects or len(found) >= page.total:
+                return found
+
+    def _public_page(self, wanted: ObjectFilter, offset: int) -> ObjectPage:
+        try:
+            return self._opened().public_objects(wanted, offset)
+        except OrchestratorError as exc:
+            self._note(exc)
+            raise cryptoki_error(exc) from exc
+
+    def set_pin(self, old: bytes, new: bytes) -> None:
+        """Change the user's own password; what it ends is logged in again."""
+        session = self._session
+        if session is None:
+            raise CryptokiError(CKR.USER_NOT_LOGGED_IN)
+        old, new = (_password_of(session.name, pin) for pin in (old, new))
+        try:
+            check_password(new)
+        except OrchestratorError as exc:
+            raise CryptokiError(CKR.PIN_LEN_RANGE, str(exc)) from exc
+        self._new_session(session.name, old).close()  # the old one must be right
+        self.change(
+            lambda changes, request: changes.change_password(
+                session.name, Role.CRYPTO_USER, new, request=request
+            )
+        )
+        self._password = new
+        self._login_again(session)
+
+    def random(self, count: int) -> bytes:
+        """Return random bytes of an HSM; each is given out once."""
+        if count > RANDOM_POOL_BYTES // 4:
+            pieces = []
+            while count:
+                size = min(count, RANDOM_REQUEST_BYTES)
+                pieces.append(self.call(lambda session, n=size: session.random(n)))  # type: ignore[misc]
+                count -= size
+            return b"".join(pieces)
+        with self._drawing:
+            at = self._random_at
+            if at + count > len(self._random):
+                self._random = self.call(lambda session: session.random(RANDOM_POOL_BYTES))
+                at = 0
+            elif self._session is None:
+                raise CryptokiError(CKR.USER_NOT_LOGGED_IN)
+            self._random_at = at + count
+            return self._random[at : at + count]
+
+    def close(self) -> None:
+        """End everything."""
+        self.logout()
+        if self._application is not None:
+            self._application.close()
+            self._application = None
+
+
+def _password_of(user: str, pin: bytes) -> bytes:
+    """C_SetPIN takes `user:password` as C_Login does, or the password alone."""
+    prefix = user.encode() + b":"
+    return pin[len(prefix) :] if pin.lower().startswith(prefix) else pin

@@ -1,0 +1,68 @@
+"""Operations: parameters noted at Init, input gathered, one request at the end.
+
+An operation asks an HSM for nothing before it has all that the request needs. So an HSM that
+fails in between loses nothing: what was gathered is the journal, and it is bounded.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from orchestrator.gateway.cryptoki import CKR, CryptokiError
+from orchestrator.wire.messages import PLAINTEXT_BYTES_MAX
+
+JOURNAL_BYTES_MAX: Final = PLAINTEXT_BYTES_MAX
+
+
+class Operation:
+    """One active operation of a session.
+
+    Its input comes by `update`, or at once to the `finish` or `check` of its kind.
+    """
+
+    def needed(self, more: int) -> int:
+        """Return how many bytes `finish` gives at most, after `more` further bytes of input."""
+        raise NotImplementedError
+
+    def ready(self, more: int) -> int:  # noqa: ARG002  # for those who gather, nothing is
+        """Return how many bytes `update` gives for `more` bytes of input."""
+        return 0
+
+    def update(self, data: bytes) -> bytes:
+        """Take input; return what is ready."""
+        raise NotImplementedError
+
+    def finish(self, data: bytes) -> bytes:
+        """Take the last input and return the rest of the result."""
+        raise NotImplementedError
+
+    def check(self, data: bytes, shown: bytes) -> None:
+        """Compare a signature or MAC over all input; only verifying operations do."""
+        raise NotImplementedError
+
+
+class Journal:
+    """Input gathered for one request."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def add(self, data: bytes) -> None:
+        """Take input; raise DATA_LEN_RANGE beyond what a request holds."""
+        if len(self._data) + len(data) > JOURNAL_BYTES_MAX:
+            raise CryptokiError(
+                CKR.DATA_LEN_RANGE, f"at most {JOURNAL_BYTES_MAX} bytes in one operation"
+            )
+        self._data += data
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def whole(self, last: bytes) -> bytes:
+        """Return all input."""
+        if not self._data:
+            if len(last) > JOURNAL_BYTES_MAX:
+                raise CryptokiError(CKR.DATA_LEN_RANGE)
+            return last
+        self.add(last)
+        return bytes(self._data)
