@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-PACKAGES := python3 python3-venv softhsm2 openssl p11-kit p11-kit-modules opensc
+PACKAGES := python3 python3-venv softhsm2 openssl openssh-client strace p11-kit p11-kit-modules opensc
 PYTEST_OPTIONS ?=
 BIN := .venv/bin
 
