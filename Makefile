@@ -3,10 +3,17 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 PACKAGES := python3 python3-venv softhsm2 openssl openssh-client strace p11-kit p11-kit-modules opensc
+# What tests/interop run against the PKCS#11 gateway, and a compiler for benchmarks/pkcs11. CI has them all;
+# elsewhere `make applications` installs them, and a test whose application is missing is skipped.
+APPLICATIONS := libengine-pkcs11-openssl nginx-light apache2-bin openssh-server \
+    openjdk-17-jdk-headless gnutls-bin gcc libc6-dev libp11-kit-dev
+ifdef CI
+PACKAGES += $(APPLICATIONS)
+endif
 PYTEST_OPTIONS ?=
 BIN := .venv/bin
 
-.PHONY: help setup packages demo test bench bench-smoke check format lint types imports clean
+.PHONY: help setup packages applications demo test bench bench-smoke check format lint types imports clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,6 +30,9 @@ packages:
 	$$as env DEBIAN_FRONTEND=noninteractive apt-get update -qq; \
 	$$as env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
 
+applications: ## install what tests/interop run
+	@$(MAKE) --no-print-directory packages CI=true
+
 .venv/ready: pyproject.toml constraints.txt
 	@echo "making .venv"
 	@rm -f $@
@@ -38,9 +48,13 @@ test: setup ## pass the tests
 
 bench: setup ## measure beside baselines, on an idle machine
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.pkcs11
 
 bench-smoke: setup ## prove that the benchmarks work; no figure fails it
 	$(BIN)/python -m benchmarks --smoke --output json >/dev/null
+ifdef CI
+	$(BIN)/python -m benchmarks.pkcs11 --smoke --json >/dev/null
+endif
 
 check: setup format lint types imports bench-smoke test ## what CI runs
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -13,15 +15,44 @@ MODULES: Final = (
     Path("/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so"),
     Path("/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so"),
 )
+
+
+def _installs(*programs: str) -> Callable[[], bool]:
+    """Tell whether all these programs are there."""
+    return lambda: all(shutil.which(program, path=PATH) for program in programs)
+
+
+PATH: Final = f"/usr/sbin:/usr/bin:/sbin:/bin:{os.environ.get('PATH', '')}"
 PRESENT: Final[dict[str, Callable[[], bool]]] = {
-    "softhsm": lambda: any(path.exists() for path in MODULES)
+    "softhsm": lambda: any(path.exists() for path in MODULES),
+    "p11kit": lambda: (
+        any(Path("/usr/lib").glob("*-linux-gnu*/pkcs11/p11-kit-client.so"))
+        and Path("/usr/libexec/p11-kit/p11-kit-server").exists()
+    ),
+    "engine": lambda: any(Path("/usr/lib").glob("*-linux-gnu*/engines-3/pkcs11.so")),
+    "opensc": _installs("pkcs11-tool"),
+    "nginx": _installs("nginx"),
+    "apache": _installs("apache2"),
+    "java": _installs("java", "javac", "keytool", "jarsigner"),
+    "ssh": _installs("ssh", "sshd", "ssh-agent", "ssh-add", "ssh-keygen"),
+    "gnutls": _installs("p11tool", "certtool"),
+    "trixie": _installs("apt-get", "dpkg-deb"),
+    "cc": lambda: _installs("cc")() and Path("/usr/include/p11-kit-1/p11-kit/pkcs11.h").exists(),
 }
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--require`."""
     parser.addoption(
-        "--require", default="", help="comma-separated tools whose absence fails: softhsm"
+        "--require",
+        default="",
+        help=f"comma-separated tools whose absence fails: {', '.join(PRESENT)}",
+    )
+    parser.addoption(
+        "--interop",
+        default="stock",
+        choices=("gateway", "stock"),
+        help="what tests/interop run through: the gateway, or p11-kit's server to prove the tests",
     )
 
 

@@ -82,6 +82,7 @@ class Connection:
             if self._idle >= _IDLE_THREADS:
                 return None
             self._idle += 1
+        work: tuple[int, Task] | None = None  # and so it stays when reading fails: nobody is hired
         try:
             with self._reading:
                 work = self._read(app) if self._open else None
@@ -92,7 +93,8 @@ class Connection:
         finally:
             with self._count:
                 self._idle -= 1
-                hire = self._open and self._idle == 0 and self._threads < THREADS_MAX
+                wanted = self._open and work is not None and self._idle == 0
+                hire = wanted and self._threads < THREADS_MAX
                 self._threads += hire
         if hire:
             self._hire(app)
