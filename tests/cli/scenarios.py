@@ -46,7 +46,7 @@ _SIGN: Final = "--key-filter attr.label=web --hash-function sha256 --data SGVsbG
 _DATA: Final = "--key-filter attr.label=data"
 _FILTER: Final = "--filter attr.label=data"
 _CLONES: Final = "--source-cluster-id cluster-a --destination-cluster-id cluster-a"
-_PEM: Final = key_view.public_pem(make_key(KeyClass.PUBLIC, EC_SPEC, "web")).decode()
+PEM: Final = key_view.public_pem(make_key(KeyClass.PUBLIC, EC_SPEC, "web")).decode()
 _WRAPS: Final = {
     "aes-gcm": " --tag-length-bits 128", "aes-no-pad": "", "aes-pkcs5-pad": "", "aes-zero-pad": "",
     "cloudhsm-aes-gcm": " --tag-length-bits 128",
@@ -143,7 +143,7 @@ SCENARIOS: Final = {
     "key set-attribute": Scenario(f"{_FILTER} --name label --value new", needs_login=True),
     "key replicate": Scenario(f"{_FILTER} {_CLONES}", needs_login=True),
     "key import pem": Scenario(
-        "--path {tmp}/web.pem --label web --key-type-class ec-public", True, files={"web.pem": _PEM}
+        "--path {tmp}/web.pem --label web --key-type-class ec-public", True, files={"web.pem": PEM}
     ),
     **{
         f"key wrap {name}": Scenario(
@@ -172,7 +172,7 @@ SCENARIOS: Final = {
         f"{_DATA} --peer-path {{tmp}}/web.pem --kdf CKD_SHA256_KDF --key-type aes "
         "--key-length-bytes 32 --label shared",
         needs_login=True,
-        files={"web.pem": _PEM},
+        files={"web.pem": PEM},
     ),
     "crypto random": Scenario("--bytes 8", needs_login=True),
     "crypto sign rsa-pkcs": Scenario(_SIGN, needs_login=True),
