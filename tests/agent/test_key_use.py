@@ -170,14 +170,14 @@ def test_a_session_key_changes_where_it_lives(used: Used) -> None:
     session.change_session_key(key.ref, "encrypt", "false")
     assert code_of(session.encrypt, key.ref, b"x") == "key-usage"
     session.change_session_key(key.ref, "label", "mine")
-    assert session.key("mine", "secret-key").ref == key.ref
+    assert session.find_key(KeyFilter(ref=key.ref)).label == "mine"
     for name in ("trusted", "local", "private"):
         assert (
             code_of(session.change_session_key, key.ref, name, "true") == "attribute-read-only"
         ), name
     assert code_of(session.change_session_key, key.ref, "token", "true") == "usage"
     assert code_of(session.change_session_key, 1 << 63, "label", "x") == "not-found"
-    public, private = session.make_session_keys(RSA, pair({}, {"extractable": "false"}))
+    public, private = session.make_session_keys(EC[Curve.P256], pair({}, {"extractable": "false"}))
     session.change_session_key(public.ref, "wrap", "true")
     assert (
         code_of(session.change_session_key, private.ref, "decrypt", "true") == "attribute-conflict"
