@@ -29,6 +29,7 @@ T = TypeVar("T")
 RANDOM_POOL_BYTES: Final = 16 * 1024
 RANDOM_REQUEST_BYTES: Final = 64 * 1024
 _AGAIN_S: Final = 0.2
+_SILENCE_S: Final = 10.0
 _TOLD: Final = frozenset({"quorum", "quorum-failed", "mfa-required", "user-disabled"})
 """What an application's code does not say and who runs it must hear."""
 _log = logging.getLogger("cloister.gateway")
@@ -47,6 +48,7 @@ class Backend:
         self._drawing = threading.Lock()
         self._random, self._random_at = b"", 0
         self.operations = self.errors = 0
+        self._last_told = ("", 0.0)
 
     @property
     def user(self) -> str:
@@ -135,8 +137,12 @@ class Backend:
 
     def _note(self, error: OrchestratorError) -> None:
         self.errors += 1
-        if error.retryable or error.code in _TOLD:
-            _log.warning("%s", error)
+        if not (error.retryable or error.code in _TOLD):
+            return
+        now, text = self._clock.monotonic_s(), str(error)
+        if text != self._last_told[0] or now >= self._last_told[1] + _SILENCE_S:
+            self._last_told = (text, now)
+            _log.warning("%s", text)
 
     def _login_again(self, session: Session) -> None:
         """A login lasts 24 hours, an application for ever."""
