@@ -103,14 +103,15 @@ def test_ecdh_agrees_with_openssl(token13: TokenAddress, debian: Debian13) -> No
     made = token13.run(loader, *libraries, program, client, "agree", peer)
     public = token13.public_key("agree")
     theirs = token13.run("openssl", "pkeyutl", "-derive", "-inkey", "peer.key", "-peerkey", public)
-    words = ("enc", "-aes-256-ecb", "-nopad", "-K", theirs.hex())
-    assert made.decode() == token13.run("openssl", *words, stdin=bytes(16)).hex()
+    encrypt = ("enc", "-aes-256-ecb", "-nopad", "-K", theirs.hex())
+    assert made.decode() == token13.run("openssl", *encrypt, stdin=bytes(16)).hex()
     token13.delete("agree")
 
 
-@pytest.mark.gateway_only
 def test_a_secret_is_not_derived_to_be_read(token13: TokenAddress) -> None:
     """The tool asks for a key that it can read; a raw token gives it."""
+    if token13.source == "stock":
+        pytest.skip("a raw token gives the secret")
     token13.make_pair("agree", "EC:prime256v1", "derive")
     words = ("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "peer.key")
     token13.run("openssl", *words)

