@@ -2,11 +2,11 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-PACKAGES := python3 python3-venv softhsm2 openssl p11-kit p11-kit-modules opensc
+PACKAGES := python3 python3-venv softhsm2 openssl openssh-client strace p11-kit p11-kit-modules opensc
 # What tests/interop run against the PKCS#11 gateway, and a compiler for benchmarks/pkcs11. CI has them all;
 # elsewhere `make applications` installs them, and a test whose application is missing is skipped.
-APPLICATIONS := libengine-pkcs11-openssl nginx-light apache2-bin openssh-client openssh-server \
-    openjdk-17-jdk-headless gnutls-bin gcc libc6-dev libp11-kit-dev
+APPLICATIONS := libengine-pkcs11-openssl nginx-light apache2-bin openssh-server openjdk-17-jdk-headless gnutls-bin \
+    gcc libc6-dev libp11-kit-dev
 ifdef CI
 PACKAGES += $(APPLICATIONS)
 endif

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import Annotated, Final
 import typer
 from rich.console import Console
 
-from benchmarks import failover, growth, signatures
+from benchmarks import failover, growth, signatures, steps
 from benchmarks.report import FULL, SMOKE, Case, Scale, machine
 from orchestrator.cli.render import write_json, write_tables
 
@@ -24,6 +25,7 @@ class Figure(StrEnum):
     """What can be measured."""
 
     SIGNATURES = "signatures"
+    STEPS = "steps"
     GROWTH = "growth"
     FAILOVER = "failover"
 
@@ -37,6 +39,7 @@ class Output(StrEnum):
 
 _RUNS: Final[dict[Figure, Run]] = {
     Figure.SIGNATURES: signatures.run,
+    Figure.STEPS: steps.run,
     Figure.GROWTH: growth.run,
     Figure.FAILOVER: failover.run,
 }
@@ -62,6 +65,7 @@ def main(
     The machine should be idle: about 8 minutes, under 1 GB of the temporary directory. A missed
     target is shown and is no failure; docs/performance.md explains the figures.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # labs are removed
     scale = SMOKE if smoke else FULL
     scale = scale if rounds is None else replace(scale, rounds=rounds)
     found: list[Case] = []

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -36,9 +37,16 @@ class Site:
     def __init__(self, home: Path, hsms: int) -> None:
         self.home = home
         self.password = secrets.token_urlsafe(12).encode()
-        lab.up(home, 4)
-        self.plane = ControlPlane.open(home, LabHosts(home))
-        plane = self.plane
+        with ExitStack() as undone:  # whatever ends this early: no lab outlives it
+            undone.callback(lab.destroy, home, include_backups=True)
+            lab.up(home, 4)
+            self.plane = ControlPlane.open(home, LabHosts(home))
+            undone.callback(self.plane.close)
+            self._begin(hsms)
+            self._undone = undone.pop_all()
+
+    def _begin(self, hsms: int) -> None:
+        plane, home = self.plane, self.home
         self.cluster = plane.create_cluster("hsm2m.medium", (), None, None).cluster_id
         self.hsms = [plane.create_hsm(self.cluster, "lab-1a").hsm_id]
         signed, anchor = lab.sign_csr(home, plane.csr(self.cluster))
@@ -158,8 +166,7 @@ class Site:
         trace: TracebackType | None,
     ) -> None:
         self.session.close()
-        self.plane.close()
-        lab.destroy(self.home, include_backups=True)
+        self._undone.close()
 
 
 def direct(kind: str, threads: int, seconds: float) -> Figures:

@@ -87,6 +87,9 @@ class Hsm:
             case e.KeyChanged() if blob := self.core.state.key(change.ref).blob:
                 for peer in list(self.session_keys.peers):  # copies of it as it was
                     self.session_keys.drop_where(peer, lambda key, _: key.blob == blob)
+            case e.KeyDeleted() | e.KeysTransferred():
+                for peer in list(self.session_keys.peers):
+                    self.session_keys.drop_where(peer, lambda key, _: self._is_orphan(key))
             case e.PasswordChanged() | e.UserDeleted() | e.UserDisabled() | e.MfaChanged() if (
                 change.role is Role.CRYPTO_USER
             ):
@@ -96,11 +99,24 @@ class Hsm:
             case _:
                 pass
 
-    def answer(self, request: m.Request, peer: Peer) -> m.Reply:
-        """Answer a request; errors that Cloister raises on purpose become a Refusal."""
+    def _is_orphan(self, key: Key) -> bool:
+        """Tell whether this is a copy whose owner has no token key of its value any more."""
+        return key.guards.is_copy and not any(
+            (each.owner, each.blob, each.public) == (key.owner, key.blob, key.public)
+            for each in self.core.state.all_keys()
+        )
+
+    def answer(
+        self, request: m.Request, peer: Peer, on_judged: Callable[[], None] = lambda: None
+    ) -> m.Reply:
+        """Answer a request; errors that Cloister raises on purpose become a Refusal.
+
+        `on_judged` is called after caller and authority were judged, before the act.
+        """
         try:
             caller = self._caller(request, peer)
             self._authorize(request, caller)
+            on_judged()
             return _HANDLERS[type(request)][1](self, request, caller)
         except OrchestratorError as exc:
             return m.refusal_of(exc)
@@ -338,7 +354,7 @@ class Hsm:
     def zeroize(self, _: m.Zeroize, _caller: Caller) -> m.Done:
         """Destroy all keys of an HSM that has left, or was never a member."""
         core = self.core
-        if core.state.seq and not core.is_removed:
+        if core.state.seq and not core.is_removed and not core.state.meta.closed:
             raise RefusedError("member", f"{core.config.hsm} is a member: remove it first")
         core.vault.audit(core.line("zeroize", "", core.config.hsm, "done"))
         with core.lock:

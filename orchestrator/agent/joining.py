@@ -155,6 +155,7 @@ class Joining:
             meta.trust_anchor,
         )
         core.vault.audit(core.line("join-grant", "", f"{request.hsm} on {request.host}", "done"))
+        core.on_step(Step.JOIN_GRANTED)
         return m.Granted(signed, "" if is_clone else request.hsm)
 
     def snapshot(self, asked: m.TakeSnapshot) -> m.BlobReady:

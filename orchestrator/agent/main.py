@@ -53,7 +53,7 @@ def run(directory: Path) -> int:
             _log.error("another agent serves %s", directory)  # no traceback
             return EXIT_LOCKED
         try:
-            core = _open(directory)
+            core = open_core(directory)
         except OrchestratorError as exc:
             _log.error("%s: %s", exc.code, exc)  # the message says it all
             (directory / "trouble").write_text(f"{exc.code}: {exc}\n")
@@ -89,7 +89,8 @@ def _read_config(path: Path) -> _Config:
         raise UsageError(f"{path} is damaged: {exc}; delete the HSM and create another") from exc
 
 
-def _open(directory: Path) -> Core:
+def open_core(directory: Path) -> Core:
+    """Open the HSM in `directory`, made when its token is not whole yet; raise what is wrong."""
     config = _read_config(directory / "hsm.json")
     try:
         profile_file = Path(config.profile)

@@ -184,7 +184,7 @@ def check_approved(
     core: Core, operation: str, key: Key, caller: Caller, mechanism: object, data: bytes
 ) -> None:
     """Raise RefusedError unless a quorum key's use was approved, if this use must be."""
-    if key.quorum_of(operation):
+    if key.use_quorum or key.manage_quorum:
         request = use_digest(operation, key.ref, caller.name, mechanism, data)
         check_use(core.state, core.clock.now_ms(), key, operation, request)
 

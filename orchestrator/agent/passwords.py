@@ -56,7 +56,6 @@ class _Known:
 
     resets: int
     count: int
-    last_at: int
     own: m.Tries | None
 
 
@@ -73,6 +72,8 @@ class PasswordCheck:
         self._turns = tuple(threading.Lock() for _ in range(_TURNS))
         self._writing = threading.Lock()
         self._untold: dict[str, m.SignedTries] = {}
+        # When the last try was heard of, by the clock that nobody sets; a restart waits anew.
+        self._heard_at: dict[str, float] = {}
         # Each check takes 19 MiB: bound what a crowd of log-ins can claim.
         self._room = threading.BoundedSemaphore(4)
 
@@ -133,8 +134,9 @@ class PasswordCheck:
     def _keep(self, user: User, report: m.SignedTries, tries: m.Tries) -> None:
         """Store a report in place of its HSM's earlier one; those of earlier versions go."""
         kept = [r for r, t in self._reports(user) if t.hsm != tries.hsm]
-        name = _PLACE + user_row(user.role, user.name)
-        self._vault.set_local(name, _Counted((*kept, report)))
+        row = user_row(user.role, user.name)
+        self._vault.set_local(_PLACE + row, _Counted((*kept, report)))
+        self._heard_at[row] = self._clock.monotonic_s()
 
     def _reports(self, user: User) -> list[tuple[m.SignedTries, m.Tries]]:
         stored = self._vault.local(_Counted, _PLACE + user_row(user.role, user.name))
@@ -150,7 +152,6 @@ class PasswordCheck:
         return _Known(
             resets,
             sum(t.count for t in counting),
-            max((t.last_at for t in counting), default=0),
             next((t for t in tries if t.hsm == self._hsm), None),
         )
 
@@ -222,7 +223,9 @@ class PasswordCheck:
             )
         if known.count > TRIES:
             wait_s = min(2 ** (known.count - TRIES), SLOWEST_S)
-            left_s = known.last_at / 1000 + wait_s - self._clock.now_ms() / 1000
+            now_s = self._clock.monotonic_s()
+            row = user_row(user.role, user.name)
+            left_s = self._heard_at.setdefault(row, now_s) + wait_s - now_s
             if left_s > 0:
                 raise UserLockedError(
                     f"too many wrong passwords for the last admin; try again in {left_s:.0f} s"

@@ -62,6 +62,7 @@ OPERATIONS: Final[dict[type, Operation]] = {
     m.DeriveKeys: Operation.DERIVE_KEY,
     m.DeleteKey: Operation.DELETE_KEY,
     m.SetRecoveryKey: Operation.SET_RECOVERY_KEY,
+    m.CloseCluster: Operation.REMOVE_HSM,
     m.UnlockUser: Operation.UNLOCK_USER,
     m.DisableUser: Operation.DISABLE_USER,
     m.EnableUser: Operation.DISABLE_USER,
@@ -237,6 +238,8 @@ class Preparing:
             case m.SetRecoveryKey():
                 change = e.RecoveryKeySet(actor, asked.point, asked.threshold, asked.shares)
                 return change, None, cluster
+            case m.CloseCluster():
+                return e.ClusterClosed(), None, cluster
             case m.PutObject() | m.EditObject() | m.DeleteObject():
                 return _object_change(asked, actor), None, cluster
             case _:

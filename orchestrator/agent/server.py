@@ -74,8 +74,8 @@ class Connection:
         self._reader, self._writer = FrameReader(sock), FrameWriter(sock)
         self._count = threading.Lock()
         self._threads = 0
-        self._has_reader = False
-        self._waiting: list[threading.Lock] = []  # for their turn to read, who came last on top
+        self._reader_thread = 0  # whose turn to read it is, until it passes on
+        self._waiting: list[tuple[threading.Lock, int]] = []  # for the turn; the last is next
         self._open = True
 
     def start(self) -> None:
@@ -111,19 +111,14 @@ class Connection:
             self._leave()
 
     def _next(self) -> tuple[int, bytes] | None:
-        """Return the next frame; None when the stream has ended or enough threads wait."""
+        """Return the next frame; None when the stream has ended or enough threads wait.
+
+        The turn to read stays with this thread until `_answer` or `_leave` passes it on.
+        """
         if not self._may_read():
             return None
-        try:
-            frame = self._reader.read() if self._open else None
-            self._open = self._open and frame is not None
-        except BaseException:
-            self._open = False  # first: who reads next shall not meet the same bytes
-            raise
-        finally:
-            hire = self._pass_on()
-        if hire:
-            self._hire()
+        frame = self._reader.read() if self._open else None
+        self._open = self._open and frame is not None
         return frame
 
     def _may_read(self) -> bool:
@@ -131,38 +126,47 @@ class Connection:
 
         Threads wait on a stack: the one that worked last is warm, and those below it can go.
         """
+        turn, own = threading.Lock(), threading.get_ident()
         with self._count:
-            if not self._has_reader:
-                self._has_reader = True
+            if not self._reader_thread:
+                self._reader_thread = own
                 return True
-            turn = threading.Lock()
             turn.acquire()
-            self._waiting.append(turn)
+            self._waiting.append((turn, own))
             stays = len(self._waiting) == 1
         if turn.acquire(timeout=-1 if stays else LINGER_S):
             return True
         with self._count:
-            if turn not in self._waiting:  # it came just now
+            if self._reader_thread == own:  # it came just now
                 return True
-            self._waiting.remove(turn)
+            self._waiting.remove((turn, own))
             return False
 
-    def _pass_on(self) -> bool:
-        """Let another thread read; tell whether one must be hired for it."""
+    def _pass_on(self) -> None:
+        """Let another thread read, if it is this one's turn; one is hired when none waits."""
         with self._count:
+            if self._reader_thread != threading.get_ident():
+                return
+            self._reader_thread = 0
             if self._waiting:
-                self._waiting.pop().release()
-                return False
-            self._has_reader = False
-            return self._open and self._threads < THREADS_PER_CONNECTION
+                turn, self._reader_thread = self._waiting.pop()
+                turn.release()
+                return
+            hire = self._open and self._threads < THREADS_PER_CONNECTION
+        if hire:
+            self._hire()
 
     def _answer(self, number: int, body: bytes) -> None:
         try:
-            reply = self._hsm.answer(decode_request(body), self._peer)
+            # Passed on just before the work: up to there the interpreter serves one thread anyway,
+            # and a thread woken earlier would only contend for it.
+            reply = self._hsm.answer(decode_request(body), self._peer, self._pass_on)
         except MalformedError as exc:
             reply = refusal_of(exc)
         except OverflowError:  # numbers of msgpack reach 2^64, those of SQLite 2^63
             reply = refusal_of(MalformedError("a number in the request is out of range"))
+        finally:
+            self._pass_on()
         self._reply(number, reply)
 
     def _reply(self, number: int, reply: Reply) -> None:
@@ -180,6 +184,7 @@ class Connection:
         if not self._open:
             with contextlib.suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads
+        self._pass_on()
         with self._count:
             self._threads -= 1
             last = self._threads == 0

@@ -23,6 +23,7 @@ def list_(call: Invocation) -> None:
             "max_asymmetric_keys": profile.max_asymmetric_keys,
             "max_users": profile.max_users,
             "max_hsms": profile.max_hsms,
+            "max_objects": profile.max_objects,
             "mechanisms": profile.mechanisms,
             "curves": profile.curves,
             "price_per_hour": str(profile.price_per_hour),

@@ -1,4 +1,6 @@
-"""Which HSM gets a request: the one with the least outstanding work that is well.
+"""Which HSM gets a request: of those that are well, the one that will be done with it first.
+
+That is told from the requests under way there, and from how long it took with its latest ones.
 
 Invariants: a request that is safe to repeat goes to another HSM when one fails, until none is
 left or its time is up; a failed HSM is left alone for a moment, longer each time.
@@ -22,14 +24,21 @@ from orchestrator.model.errors import (
     TamperedError,
     UnavailableError,
 )
-from orchestrator.wire.messages import Hello, Reply, Request, Welcome
+from orchestrator.wire.messages import Hello, Login, Reply, Request, Welcome
 
 REQUEST_TIMEOUT_S: Final = 10.0
 HELLO_TIMEOUT_S: Final = 3.0
 PATIENCE_S: Final = 30.0
 LOOK_AGAIN_S: Final = 1.0
-_LATEST: Final = 0.05
-"""The weight of the latest request in the moving average of an HSM's service time."""
+_FASTER: Final = 0.3
+_SLOWER: Final = 0.05
+"""Weights of the latest request in the moving average of an HSM's service time."""
+_ACCIDENT: Final = 4.0
+_PROBE_S: Final = 1.0
+"""How long an HSM is passed over for being slow, until it is asked once more."""
+_LEAST_S: Final = 5e-5
+"""What an HSM is taken to need that has not been measured: they share until they have."""
+_UNWELL_S: Final = 1e6
 _PENALTY_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0)
 
 Dial = Callable[[], Channel]
@@ -62,7 +71,7 @@ class Node:
         self.outstanding = 0
         self.failures = 0
         self.requests = self.errors = 0
-        self.service_s = 0.0
+        self.service_s = self.asked_at_s = 0.0
         self.well_at_s = 0.0
         self._dialing, self._noting = threading.Lock(), threading.Lock()
         self._link: Link | None = None
@@ -114,11 +123,23 @@ class Node:
             link.channel.close()
 
     def well(self, took_s: float) -> None:
-        """Note a success, and how long it took."""
+        """Note a success, and how long it took for each request that was under way."""
         self.requests += 1
-        self.service_s += (took_s - self.service_s) * (_LATEST if self.service_s else 1.0)
+        held = self.service_s
+        if not held:
+            self.service_s = took_s
+        elif took_s < held:
+            self.service_s += (took_s - held) * _FASTER
+        else:  # one slow answer is an accident, many are a slow HSM
+            self.service_s += (min(took_s, _ACCIDENT * held) - held) * _SLOWER
         if self.failures:
             self.failures, self.well_at_s = 0, 0.0
+
+    def expected_s(self, now_s: float) -> float:
+        """Return when a request sent now may be answered; 0 for one that is to be tried again."""
+        if now_s - self.asked_at_s >= _PROBE_S and not self.outstanding:
+            return 0.0
+        return (self.outstanding + 1) * max(self.service_s, _LEAST_S)
 
     def close(self) -> None:
         """End the connection."""
@@ -224,31 +245,41 @@ class Balancer:
         return node.hsm
 
     def _send(self, node: Node, build: Callable[[Link], Request], timeout_s: float) -> Reply:
+        begun = self._clock.monotonic_s()
         with self._guard:
             node.outstanding += 1
+            beside, node.asked_at_s = node.outstanding, begun
         link: Link | None = None
         try:
             link = node.link(self.cluster, self._anchor)
-            begun = self._clock.monotonic_s()
-            reply = link.channel.call(build(link), timeout_s)
+            request = build(link)
+            reply = link.channel.call(request, timeout_s)
         except (UnavailableError, TamperedError):
             node.broken(link, self._clock.monotonic_s())
             raise
         finally:
             with self._guard:
                 node.outstanding -= 1
-        node.well(self._clock.monotonic_s() - begun)
+        if isinstance(request, Login):
+            node.well(node.service_s)  # a password takes its time by intention
+        else:
+            node.well((self._clock.monotonic_s() - begun) / beside)
         return reply
 
     def _pick(self, tried: set[str]) -> Node | None:
         """Return the least busy HSM that is well; one that failed lately only as a last resort."""
         now = self._clock.monotonic_s()
+        best, least_s = None, float("inf")
         with self._guard:
-            nodes = [node for node in self._nodes.values() if node.hsm not in tried]
-            if not nodes:
-                return None
-            well = [node for node in nodes if node.well_at_s <= now]
-            return min(well or nodes, key=lambda node: node.outstanding)
+            for node in self._nodes.values():
+                if node.hsm in tried:
+                    continue
+                expected_s = node.expected_s(now)
+                if node.well_at_s > now:
+                    expected_s += _UNWELL_S + node.outstanding
+                if expected_s < least_s:
+                    best, least_s = node, expected_s
+        return best
 
     def close(self) -> None:
         """End all connections."""

@@ -28,7 +28,7 @@ from orchestrator.sealed.snapshot import (
     verify_snapshot,
 )
 from orchestrator.wire import messages as m
-from orchestrator.wire.files import publish
+from orchestrator.wire.files import make_directory, publish
 
 UNDO_MS: Final = 7 * 24 * 60 * 60 * 1000
 
@@ -51,7 +51,7 @@ class Backups:
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
         self._vault = plane.home / "backups"
-        self._vault.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(self._vault, parents=True)
         self._places: dict[str, int] = {}
 
     def path(self, backup: str) -> Path:

@@ -7,7 +7,6 @@ done, refused or pending.
 
 from __future__ import annotations
 
-import itertools
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from statistics import median_low
 from typing import Final, TypeVar
 
 from orchestrator.client.session import expect
+from orchestrator.control.adopting import Adopting
 from orchestrator.control.ledger import Head, Ledger
 from orchestrator.control.roster import Heard, Roster
 from orchestrator.control.views import ChangeReport
@@ -143,13 +143,14 @@ class Controller:
         for hsm, welcome in heard.welcomes.items():
             if welcome.removed or not welcome.cluster:
                 continue
-            if problem := self._off_chain(head, welcome.seq, welcome.head):
+            if problem := self.off_chain(head, welcome.seq, welcome.head):
                 raise ForkedError(
                     f"FORKED: {hsm} {problem}. Changes are frozen, keys stay usable; see "
                     "`cloister cluster verify`, then `cloister cluster adopt`"
                 )
 
-    def _off_chain(self, head: Head, seq: int, chain: bytes) -> str:
+    def off_chain(self, head: Head, seq: int, chain: bytes) -> str:
+        """Return why an HSM whose chain ends so is off the ledger's, empty when it is on it."""
         if seq > head.seq:
             # Another controller may have committed since `head` was read.
             head = self.ledger.head()
@@ -384,75 +385,10 @@ class Controller:
                 self.roster.call(hsm, m.EraseBodies(place))
         return place
 
-    # --- adopting ---
-
     def adopt(self, chosen: str | None) -> int:
-        """Rebuild the ledger from the HSMs' chains; return where it stands then.
-
-        A chain that extends all others is continued. Of true branches an admin chooses one by
-        naming an HSM: length decides nothing.
-
-        Raises:
-            ForkedError: there are branches, and none was chosen.
-        """
-        chains = self._chains()
-        if chosen is not None:
-            if chosen not in chains:
-                raise UnavailableError(f"{chosen} does not answer, or holds no entries")
-            self.ledger.replace(chains[chosen])
-            return self.ledger.head().seq
-        merged: dict[int, Entry] = {}
-        owner: dict[int, str] = {}
-        for hsm, chain in chains.items():
-            for entry in chain:
-                seq = entry.parse_header().seq
-                if seq in merged and merged[seq].hash == entry.hash and entry.is_erased:
-                    continue
-                if seq in merged and merged[seq].hash != entry.hash:
-                    raise ForkedError(
-                        f"{hsm} and {owner[seq]} hold different entries at {seq}; choose whose "
-                        "branch goes on: `cloister cluster adopt --hsm ID`; the others of its "
-                        "branch must be deleted and created anew"
-                    )
-                merged[seq], owner[seq] = entry, hsm
-        ordered = [merged[seq] for seq in sorted(merged)]
-        self.ledger.replace(_unbroken(ordered))
-        return self.ledger.head().seq
-
-    def _chains(self) -> dict[str, list[Entry]]:
-        chains: dict[str, list[Entry]] = {}
-        for hsm, welcome in self.roster.hear().welcomes.items():
-            if not welcome.cluster or welcome.removed:
-                continue
-            chain: list[Entry] = []
-            after = 0
-            while True:
-                page = expect(self.roster.call(hsm, m.Entries(after)), m.EntryPage)
-                if not page.entries:
-                    break
-                chain.extend(page.entries)
-                after = chain[-1].parse_header().seq
-            if chain and chain[-1].hash != welcome.head:
-                raise TamperedError(f"the chain of {hsm} does not end where the HSM says it stands")
-            if chain:
-                chains[hsm] = _unbroken(chain)
-        try:
-            rows = self.ledger.after(0, 1_000_000)
-            if rows and chains:
-                chains["the database"] = rows
-        except OrchestratorError:
-            pass  # a damaged database has no voice
-        return chains
+        """Rebuild the ledger from the HSMs' chains; return where it stands then."""
+        return Adopting(self.ledger, self.roster, self.offer).adopt(chosen)
 
 
 def _same(change: m.ChangeRequest) -> Ask:
     return lambda _: change
-
-
-def _unbroken(chain: list[Entry]) -> list[Entry]:
-    """Return the chain if each entry follows the one before."""
-    for before, entry in itertools.pairwise(chain):
-        header = entry.parse_header()
-        if header.prev != before.hash:
-            raise TamperedError(f"the chain breaks before entry {header.seq}")
-    return chain

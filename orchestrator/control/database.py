@@ -125,12 +125,15 @@ def open_database(path: Path) -> Engine:
     try:
         with engine.begin() as db:
             version = db.execute(text("PRAGMA user_version")).scalar_one()
-            if version not in {0, SCHEMA_VERSION}:
+            if version == 0:
+                # One process at a time: what is not there is created, and there may be several.
+                db.execute(text("BEGIN IMMEDIATE"))
+                metadata.create_all(db)
+                db.execute(text(f"PRAGMA user_version={SCHEMA_VERSION}"))
+            elif version != SCHEMA_VERSION:
                 raise TamperedError(
                     f"{path} has format version {version}, this software knows {SCHEMA_VERSION}"
                 )
-            metadata.create_all(db)
-            db.execute(text(f"PRAGMA user_version={SCHEMA_VERSION}"))
     except BaseException:
         engine.dispose()
         raise

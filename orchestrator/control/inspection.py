@@ -9,6 +9,7 @@ from typing import Final
 from orchestrator.client.directory import read_anchor
 from orchestrator.client.session import expect
 from orchestrator.client.trust import check_hsm
+from orchestrator.control.ledger import Head
 from orchestrator.control.plane import ControlPlane
 from orchestrator.control.records import ClusterRow, HsmRow
 from orchestrator.control.views import ClusterState, HsmCheck, HsmState, VerifyReport
@@ -60,7 +61,7 @@ class Inspection:
         for view in plane.hsms(cluster):
             check = HsmCheck(view.hsm_id, view.seq, "", None, view.trouble or "does not answer")
             if view.seq is not None:
-                check = self._check(cluster, view.hsm_id, head.seq, head.hash, digests)
+                check = self._check(cluster, view.hsm_id, head, digests)
             checks.append(check)
             if check.problem:
                 problems.append(f"{check.hsm_id}: {check.problem}")
@@ -68,23 +69,20 @@ class Inspection:
             problems.append("HSMs at one place have different digests")
         return VerifyReport(cluster, not problems, head.seq, tuple(checks), tuple(problems))
 
-    def _check(
-        self, cluster: str, hsm: str, head_seq: int, head_hash: bytes, digests: dict[bytes, str]
-    ) -> HsmCheck:
-        roster = self._plane.controller(cluster).roster
+    def _check(self, cluster: str, hsm: str, head: Head, digests: dict[bytes, str]) -> HsmCheck:
+        controller = self._plane.controller(cluster)
         try:
-            said = expect(roster.call(hsm, m.Digest(recount=True)), m.StateDigest)
+            said = expect(controller.roster.call(hsm, m.Digest(recount=True)), m.StateDigest)
             audit = self.check_audit(cluster, hsm)
+            off = controller.off_chain(head, said.seq, said.head)
         except OrchestratorError as exc:
             return HsmCheck(hsm, None, "", None, str(exc))
         problem = audit.problem
-        if said.seq > head_seq:
-            problem = f"FORKED: is at {said.seq}, ahead of the ledger at {head_seq}"
-        elif said.seq < head_seq:
-            problem = f"is behind: at {said.seq}, the ledger at {head_seq}"
-        elif said.head != head_hash:
-            problem = f"FORKED: holds another entry at {said.seq} than the ledger"
-        else:
+        if off:
+            problem = f"FORKED: {off}"
+        elif said.seq < head.seq:
+            problem = f"is behind: at {said.seq}, the ledger at {head.seq}"
+        elif said.seq == head.seq:
             digests.setdefault(said.digest, hsm)
         return HsmCheck(hsm, said.seq, said.digest.hex(), audit.records, problem)
 

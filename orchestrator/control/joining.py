@@ -14,6 +14,7 @@ from orchestrator.control.records import ClusterRow, HsmRow
 from orchestrator.model.entries import SignedJoinRequest
 from orchestrator.model.errors import OrchestratorError, RefusedError, UnavailableError
 from orchestrator.model.steps import Step
+from orchestrator.sealed.token_files import TokenFile
 from orchestrator.wire import messages as m
 
 if TYPE_CHECKING:
@@ -26,19 +27,18 @@ class Joining:
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
 
-    def make(self, row: ClusterRow, hsm: HsmRow) -> None:
+    def make(self, row: ClusterRow, hsm: HsmRow, approval: TokenFile | None = None) -> None:
         """Make a recorded HSM whole: the first of a new or restored cluster, or a joiner."""
-        cluster, controller = row.cluster_id, self._plane.controller(row.cluster_id)
+        cluster = row.cluster_id
         self._plane.infrastructure.create_hsm(hsm.host, hsm.hsm_id, row.hsm_type)
         self._plane.on_step(Step.HSM_STARTED)
-        head = controller.ledger.head()
         others = [h for h in self._plane.records.hsms(cluster) if h.hsm_id != hsm.hsm_id]
         if not others and not row.source_backup:
             self._make_first(row, hsm)
-        elif not others and head.seq == 0:
+        elif not others:
             from orchestrator.control.recovery import Recovery  # noqa: PLC0415  # stands on this
 
-            Recovery(self._plane).restore_from_clone(row, hsm)
+            Recovery(self._plane).restore_from_clone(row, hsm, approval)
         else:
             self.join(cluster, hsm)
 

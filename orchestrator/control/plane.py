@@ -53,11 +53,14 @@ from orchestrator.model.errors import (
     NotFoundError,
     OrchestratorError,
     RefusedError,
+    RemoteError,
     UnavailableError,
     UsageError,
 )
+from orchestrator.model.fips import restrictions
 from orchestrator.model.ids import new_id
 from orchestrator.model.roles import Role, check_password, parse_user_name
+from orchestrator.model.services import Service
 from orchestrator.model.signatures import check_cluster_certificate, load_certificate, public_bytes
 from orchestrator.model.state import Phase
 from orchestrator.model.steps import OnStep, Step, no_step
@@ -68,7 +71,7 @@ from orchestrator.sealed.token_files import (
     TokenFile,
 )
 from orchestrator.wire import messages as m
-from orchestrator.wire.files import publish
+from orchestrator.wire.files import make_directory, publish
 from orchestrator.wire.process import fault_from_environment
 from orchestrator.wire.system_clock import SystemClock
 
@@ -150,6 +153,7 @@ class ControlPlane:
             hsms=tuple(views),
             seq=self.controller(cluster).ledger.head().seq,
             warnings=self._warnings(cluster, state),
+            restrictions=restrictions(row.mode),
         )
 
     def _warnings(self, cluster: str, state: ClusterState) -> tuple[str, ...]:
@@ -310,7 +314,14 @@ class ControlPlane:
         except OSError:
             return error
 
-    def create_hsm(self, cluster: str, zone: str, *, host: str | None = None) -> HsmView:
+    def create_hsm(
+        self,
+        cluster: str,
+        zone: str,
+        *,
+        host: str | None = None,
+        approval: TokenFile | None = None,
+    ) -> HsmView:
         """Add an HSM; one whose making was cut off in this zone is made whole first.
 
         Raises:
@@ -344,7 +355,7 @@ class ControlPlane:
             self.on_step(Step.HSM_RECORDED)
         joining = Joining(self)
         try:
-            joining.make(row, hsm)
+            joining.make(row, hsm, approval)
         except OrchestratorError as exc:
             if not exc.retryable and not joining.is_member(cluster, hsm.hsm_id):
                 self.infrastructure.destroy_hsm(hsm.host, hsm.hsm_id)
@@ -407,17 +418,24 @@ class ControlPlane:
                     f"{hsm_id}; start one, or --force"
                 )
         self.records.set_hsm_state(hsm_id, HsmState.DELETE_IN_PROGRESS)
-        if others and hsm_id in members:
-            change = m.RemoveHsm(hsm_id, compromised)
-            author = next((h for h in others if h in heard.welcomes), None)
-            controller.change(
-                lambda _: change,
-                request=f"remove-{hsm_id}",
-                author=author,
-                leaving=hsm_id,
-                approval=approval.approval if approval else None,
-            )
-            self.on_step(Step.HSM_REMOVED)
+        try:
+            if others and hsm_id in members:
+                change = m.RemoveHsm(hsm_id, compromised)
+                author = next((h for h in others if h in heard.welcomes), None)
+                controller.change(
+                    lambda _: change,
+                    request=f"remove-{hsm_id}",
+                    author=author,
+                    leaving=hsm_id,
+                    approval=approval.approval if approval else None,
+                )
+                self.on_step(Step.HSM_REMOVED)
+            elif not others and hsm_id in heard.welcomes:
+                self._close_cluster(cluster, approval)
+        except RemoteError as exc:
+            if not exc.retryable:  # refused: nothing was allowed that a next try could rely on
+                self.records.set_hsm_state(hsm_id, HsmState(row.state))
+            raise
         try:
             controller.catch_up(hsm_id)
             controller.roster.call(hsm_id, m.Zeroize())
@@ -427,6 +445,17 @@ class ControlPlane:
         self.on_step(Step.HSM_DESTROYED)
         self.records.set_hsm_state(hsm_id, HsmState.DELETED)
         self.publish_endpoints(cluster)
+
+    def _close_cluster(self, cluster: str, approval: TokenFile | None) -> None:
+        """The last HSM goes with the approvals that its own state asks for; force is none."""
+        controller = self.controller(cluster)
+        if controller.ask_best(m.Hello(), m.Welcome).phase is not Phase.ACTIVE:
+            return
+        if dict(self.quorum(cluster).values)[Service.CLUSTER_DELETE] > 1:
+            given = approval.approval if approval else None
+            controller.change(
+                lambda _: m.CloseCluster(), request=f"close-{cluster}", approval=given
+            )
 
     def _check_last(self, cluster: str) -> None:
         """The last HSM takes the masking key with it: without recovery, every key is lost."""
@@ -445,8 +474,8 @@ class ControlPlane:
     def published(self, cluster: str) -> Path:
         """Return the directory of what applications read, made when there is none."""
         directory = cluster_directory(self.home, cluster)
-        directory.parent.mkdir(mode=0o700, exist_ok=True)
-        directory.mkdir(mode=0o700, exist_ok=True)
+        make_directory(directory.parent)
+        make_directory(directory)
         return directory
 
     def publish_endpoints(self, cluster: str) -> None:

@@ -21,6 +21,7 @@ from orchestrator.model.ids import new_id
 from orchestrator.model.signatures import load_certificate
 from orchestrator.model.steps import Step
 from orchestrator.sealed.recovery import combine_shares, recovery_key, send_recovery_key
+from orchestrator.sealed.token_files import TokenFile
 from orchestrator.wire import messages as m
 from orchestrator.wire.files import publish
 
@@ -32,7 +33,12 @@ class Recovery:
         self._plane, self._backups = plane, Backups(plane)
 
     def recover(
-        self, backup: str, mnemonics: Sequence[str], zone: str, hsm_type: str | None = None
+        self,
+        backup: str,
+        mnemonics: Sequence[str],
+        zone: str,
+        hsm_type: str | None = None,
+        approval: TokenFile | None = None,
     ) -> ClusterView:
         """Make a new cluster with one HSM from a backup and custodian shares.
 
@@ -44,6 +50,7 @@ class Recovery:
             mnemonics: enough of the custodians' shares.
             zone: where the HSM shall be.
             hsm_type: None takes the backup's type, or the one that took its place.
+            approval: of the backup's admins, where the backup's quorum asks for it.
         """
         plane = self._plane
         _, snapshot = self._backups.read(backup)
@@ -86,7 +93,7 @@ class Recovery:
             transport = expect(roster.call(hsm.hsm_id, m.RecoverStart()), m.Data).data
             sent = send_recovery_key(key, transport)
             roster.call(hsm.hsm_id, m.RecoverAccept(sent, envelope))
-            self._restore(row, hsm)
+            self._restore(row, hsm, approval)
         except OrchestratorError as exc:
             self._undo(row, [hsm])
             if exc.code == "blob-refused":
@@ -99,9 +106,14 @@ class Recovery:
         plane.records.put_cluster(replace(row, state=ClusterState.UNINITIALIZED))
         return plane.cluster(row.cluster_id)
 
-    def restore_from_clone(self, row: ClusterRow, hsm: HsmRow) -> None:
+    def restore_from_clone(
+        self, row: ClusterRow, hsm: HsmRow, approval: TokenFile | None = None
+    ) -> None:
         """Give a restored cluster's first HSM the masking key of a living HSM of the family."""
         plane = self._plane
+        if plane.controller(row.cluster_id).ledger.head().seq:
+            self._restore(row, hsm, approval)  # cut off after the commit: it has the masking key
+            return
         _, snapshot = self._backups.read(row.source_backup)
         family = [
             c.cluster_id
@@ -119,7 +131,7 @@ class Recovery:
             granted, _ = Joining(plane).handshake(controller, living[0], hsm, row.cluster_id)
             own = plane.controller(row.cluster_id).roster
             expect(own.call(hsm.hsm_id, m.JoinAccept(granted.grant, "")), m.Accepted)
-            self._restore(row, hsm)
+            self._restore(row, hsm, approval)
             return
         raise RefusedError(
             "no-living-hsm",
@@ -127,18 +139,21 @@ class Recovery:
             f"`cloister recovery recover {row.source_backup}` with the custodians' shares",
         )
 
-    def _restore(self, row: ClusterRow, hsm: HsmRow) -> None:
+    def _restore(self, row: ClusterRow, hsm: HsmRow, approval: TokenFile | None) -> None:
         plane = self._plane
         data, snapshot = self._backups.read(row.source_backup)
         controller = plane.controller(row.cluster_id)
-        controller.roster.upload(hsm.hsm_id, row.source_backup, data)
-        request = f"restore-{row.cluster_id}"
-        change = m.RestoreCluster(row.cluster_id, row.source_backup)
-        reply = controller.roster.call(hsm.hsm_id, m.Prepare(b"", request, change, 0))
-        if controller.ledger.find(request) is None:
-            controller.ledger.commit(expect(reply, m.Prepared).entry, is_base=True)
-            plane.on_step(Step.FIRST_COMMITTED)
-        Joining(plane).offer_first(row.cluster_id, hsm.hsm_id)
+        # What a prepared restore goes on from, the HSM holds in memory until it is stored.
+        if expect(controller.roster.call(hsm.hsm_id, m.Hello()), m.Welcome).seq == 0:
+            controller.roster.upload(hsm.hsm_id, row.source_backup, data)
+            request = f"restore-{row.cluster_id}"
+            change = m.RestoreCluster(row.cluster_id, row.source_backup)
+            given = approval.approval if approval else None
+            reply = controller.roster.call(hsm.hsm_id, m.Prepare(b"", request, change, 0, given))
+            if controller.ledger.find(request) is None:
+                controller.ledger.commit(expect(reply, m.Prepared).entry, is_base=True)
+                plane.on_step(Step.FIRST_COMMITTED)
+            Joining(plane).offer_first(row.cluster_id, hsm.hsm_id)
         directory = plane.published(row.cluster_id)
         anchor = load_certificate(snapshot.manifest.trust_anchor, "the trust anchor")
         publish(directory / "anchor.pem", anchor.public_bytes(Encoding.PEM))

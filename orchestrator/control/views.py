@@ -51,7 +51,10 @@ class HsmView:
 
 @dataclass(frozen=True, slots=True)
 class ClusterView:
-    """One cluster and its HSMs. `warnings` are sentences for the admin."""
+    """One cluster and its HSMs. `warnings` and `restrictions` are sentences for the admin.
+
+    What a mode restricts is a policy of these HSMs, no validation of a module.
+    """
 
     cluster_id: str
     state: ClusterState
@@ -63,6 +66,7 @@ class ClusterView:
     hsms: tuple[HsmView, ...]
     seq: int
     warnings: tuple[str, ...]
+    restrictions: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

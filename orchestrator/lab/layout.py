@@ -15,9 +15,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from orchestrator.client.directory import default_home
 from orchestrator.control.hosts import HostInfo
-from orchestrator.model.errors import NotFoundError, RefusedError, TamperedError, UsageError
+from orchestrator.model.errors import (
+    NotFoundError,
+    RefusedError,
+    StorageError,
+    TamperedError,
+    UsageError,
+)
 from orchestrator.model.steps import OnStep, Step, no_step
-from orchestrator.wire.files import fsync_directory, publish
+from orchestrator.wire.files import fsync_directory, make_directory, publish
 
 ZONES_MAX: Final = 10
 HOST_KEY_BYTES: Final = 32
@@ -94,16 +100,16 @@ class Layout:
         if not 1 <= zones <= ZONES_MAX:
             raise UsageError(f"a lab has 1 to {ZONES_MAX} availability zones")
         check_home(self.home)
-        self.lab.mkdir(mode=0o700, exist_ok=True)
-        self.hosts_directory.mkdir(mode=0o700, exist_ok=True)
+        make_directory(self.lab)
+        make_directory(self.hosts_directory)
         for letter in "abcdefghij"[:zones]:
             directory = self.hosts_directory / f"host-1{letter}"
             if directory.exists():
                 continue
             draft = self.hosts_directory / f".draft-host-1{letter}"
             shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir(mode=0o700)
-            (draft / "hsms").mkdir(mode=0o700)
+            make_directory(draft)
+            make_directory(draft / "hsms")
             key = Ed25519PrivateKey.generate()
             pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
             publish(draft / "host_key.pem", pem)
@@ -152,10 +158,14 @@ class Layout:
         zone = next(info.zone for info in self.hosts() if info.name == host)
         draft = target.with_name(f".draft-{hsm}")
         shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(mode=0o700)
         key = str(target.parent.parent / "host_key.pem")
         config = {"hsm": hsm, "host": host, "zone": zone, "profile": profile, "host_key": key}
-        publish(draft / "hsm.json", json.dumps(config).encode())
+        try:
+            make_directory(draft)
+            publish(draft / "hsm.json", json.dumps(config).encode())
+        except StorageError:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
         draft.rename(target)
         fsync_directory(target.parent)
         self._on_step(Step.HOST_HSM_MADE)

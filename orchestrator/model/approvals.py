@@ -13,7 +13,6 @@ from orchestrator.model import entries as e
 from orchestrator.model.errors import MalformedError, RefusedError, TamperedError
 from orchestrator.model.guards import Guard, approvers, guard_of, words_of
 from orchestrator.model.quorum import ApprovalData, Token, token_of
-from orchestrator.model.services import Service
 from orchestrator.model.ssh_signature import check_signature
 from orchestrator.model.state import Put, State, Table, User, user_row
 
@@ -54,8 +53,7 @@ def token_row(token: bytes) -> str:
 
 
 def _refusal(guard: Guard, why: str = "") -> RefusedError:
-    code = "quorum-failed" if guard.service is Service.KEY_USAGE else "quorum-approval"
-    return RefusedError(code, f"{guard.refusal}: {why}" if why else guard.refusal)
+    return RefusedError(guard.code, f"{guard.refusal}: {why}" if why else guard.refusal)
 
 
 def _check_token(state: State, at: int, change: e.Change, guard: Guard, token: Token) -> None:

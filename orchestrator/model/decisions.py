@@ -160,6 +160,11 @@ def _decide(
             return (Put(Table.KEYS, key_row(change.ref), None),)
         case e.RecoveryKeySet():
             return _recovery_key_set(state, change)
+        case e.ClusterClosed():
+            need_active(state)
+            require(Role.APPLIANCE_USER, Operation.REMOVE_HSM)
+            need(len(state.tables[Table.MEMBERS]) == 1, "has-hsms", "delete the other HSMs first")
+            return (_put_meta(state, closed=True),)
         case e.ObjectCreated():
             return object_created(state, header, change)
         case e.ObjectEdited():
@@ -275,6 +280,7 @@ def _restored(
             state,
             cluster=header.cluster,
             source_cluster=change.source_cluster,
+            closed=False,
             hsm_type=hsm_type,
             limits=limits,
         ),

@@ -457,6 +457,12 @@ CLEAR_CHANGES: Final = (
     HsmRemoved,
 )  # fmt: skip
 CLEAR_KINDS: Final = frozenset(str(kind.__struct_config__.tag) for kind in CLEAR_CHANGES)
+
+
+class ClusterClosed(Record, tag="cluster-closed"):
+    """The last HSM may go, and the cluster with it: only where a quorum must approve that."""
+
+
 PeopleChange = (
     UserUnlocked
     | UserDisabled
@@ -490,6 +496,7 @@ Change = (
     | KeyDeleted
     | RecoveryKeySet
     | PeopleChange
+    | ClusterClosed
     | ObjectCreated
     | ObjectEdited
     | ObjectDeleted

@@ -9,12 +9,16 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from shlex import quote
+from typing import Final
 
 from orchestrator.model import entries as e
 from orchestrator.model.quorum import QuorumPolicy
 from orchestrator.model.roles import Role
 from orchestrator.model.services import Service
 from orchestrator.model.state import State, User
+
+MOVING: Final = frozenset({"wrap", "unwrap"})
+"""Uses of a key that CloudHSM counts as managing it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,7 @@ class Guard:
     service: Service
     needed: int
     ref: int = 0
+    code: str = "quorum-approval"
     refusal: str = "Quorum approval is required for this operation"
 
 
@@ -33,14 +38,16 @@ def guard_of(state: State, change: e.Change) -> Guard | None:
     if service is None:
         return None
     if not ref:
-        guard = Guard(service, state.quorum.value(service))
-    elif service is Service.KEY_USAGE:
-        key = state.key(ref)
-        operation = change.operation if isinstance(change, e.KeyUseApproved) else ""
-        guard = Guard(service, key.quorum_of(operation), ref, "Quorum Failed")
+        needed = state.quorum.value(service)
+    elif isinstance(change, e.KeyUseApproved):
+        needed = state.key(ref).quorum_of(change.operation)
     else:
-        guard = Guard(service, state.key(ref).manage_quorum, ref)
-    return guard if guard.needed > 1 else None
+        needed = state.key(ref).manage_quorum
+    if needed <= 1:
+        return None
+    if isinstance(change, e.KeyUseApproved):
+        return Guard(service, needed, ref, "quorum-failed", "Quorum Failed")
+    return Guard(service, needed, ref)
 
 
 def service_of(change: e.Change, policy: QuorumPolicy) -> tuple[Service | None, int]:
@@ -75,16 +82,25 @@ def service_of(change: e.Change, policy: QuorumPolicy) -> tuple[Service | None, 
             return Service.KEY_DELETE, 0
         case e.HsmRemoved():
             return Service.HSM_DELETE, 0
+        case e.ClusterClosed():
+            return Service.CLUSTER_DELETE, 0
         case e.ClusterRestored():
             return Service.BACKUP_RESTORE, 0
-        case e.KeyUseApproved():
-            return Service.KEY_USAGE, change.ref
-        case e.KeyChanged() if change.actor.role is Role.CRYPTO_USER:
-            return Service.KEY_MANAGEMENT, change.ref
         case e.KeyShared() | e.KeyUnshared():
             return Service.KEY_MANAGEMENT, change.ref
+        case e.KeyChanged():
+            # What an admin says of a key, that it is trusted, is not its owners' to approve.
+            by_admin = change.actor.role is Role.ADMIN
+            return (None, 0) if by_admin else (Service.KEY_MANAGEMENT, change.ref)
+        case e.KeyUseApproved():
+            return use_service(change.operation), change.ref
         case _:
             return None, 0
+
+
+def use_service(operation: str) -> Service:
+    """Return the key service that guards a use of a key."""
+    return Service.KEY_MANAGEMENT if operation in MOVING else Service.KEY_USAGE
 
 
 def _mfa_service(change: e.MfaChanged) -> Service | None:
@@ -146,8 +162,22 @@ def words_of(change: e.Change) -> str:  # one case per guarded kind of change, a
             )
         case e.KeyDeleted():
             return _words("key delete", **{"key-reference": f"0x{change.ref:016x}"})
+        case e.KeyShared():
+            return _words(
+                "key share", username=change.user, **{"key-reference": f"0x{change.ref:016x}"}
+            )
+        case e.KeyUnshared():
+            return _words(
+                "key unshare", username=change.user, **{"key-reference": f"0x{change.ref:016x}"}
+            )
+        case e.KeyChanged():
+            return _words("key set-attribute", name=change.name, value=change.value, **{
+                "key-reference": f"0x{change.ref:016x}",
+            })  # fmt: skip
         case e.HsmRemoved():
             return _words("hsm delete", hsm=change.hsm, compromised=change.compromised)
+        case e.ClusterClosed():
+            return "cluster delete"
         case e.ClusterRestored():
             return _words("backup restore", backup=change.source_backup)
         case e.KeyUseApproved():
@@ -156,18 +186,6 @@ def words_of(change: e.Change) -> str:  # one case per guarded kind of change, a
                 "key use", operation=change.operation, request=change.request.hex(),
                 **{"key-reference": reference},
             )  # fmt: skip
-        case e.KeyChanged():
-            return _words("key set-attribute", name=change.name, value=change.value, **{
-                "key-reference": f"0x{change.ref:016x}",
-            })  # fmt: skip
-        case e.KeyShared():
-            return _words("key share", username=change.user, **{
-                "key-reference": f"0x{change.ref:016x}",
-            })  # fmt: skip
-        case e.KeyUnshared():
-            return _words("key unshare", username=change.user, **{
-                "key-reference": f"0x{change.ref:016x}",
-            })  # fmt: skip
         case _:
             return ""
 

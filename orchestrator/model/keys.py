@@ -85,10 +85,17 @@ class Key(msgspec.Struct, frozen=True, array_like=True):
     use_quorum: int = 0
 
     def quorum_of(self, operation: str) -> int:
-        """Return how many must approve a use; to take the key out wrapped is to manage it too."""
-        if operation == "wrap":
-            return max(self.use_quorum, self.manage_quorum)
-        return self.use_quorum
+        """Return how many must approve a use.
+
+        A wrapped key comes back without quorum values: to take one out is use and management.
+        """
+        match operation:
+            case "wrap":
+                return max(self.use_quorum, self.manage_quorum)
+            case "unwrap":
+                return self.manage_quorum
+            case _:
+                return self.use_quorum
 
     def usable_by(self, user: str) -> bool:
         """Owners and those it is shared with may use a key; every crypto user a public one."""

@@ -9,6 +9,7 @@ import msgspec
 from orchestrator.model import entries as e
 from orchestrator.model.approvals import CLOCK_SLACK_S, token_row
 from orchestrator.model.errors import MalformedError, NotFoundError, RefusedError
+from orchestrator.model.guards import MOVING
 from orchestrator.model.keys import Key
 from orchestrator.model.quorum import (
     LIFE_S_MAX,
@@ -27,9 +28,7 @@ from orchestrator.model.state import ONLY, LoginTicket, Put, State, Table
 LIFE_S_MIN: Final = 60
 HSMS_MAX: Final = 28
 SIGNING: Final = frozenset({"sign", "mac"})
-ALWAYS_GUARDED: Final = SIGNING | {"wrap"}
-"""A wrapped key comes back without quorum values: who may take one out decides over it."""
-USE_OPERATIONS: Final = ALWAYS_GUARDED | {"decrypt", "derive", "unwrap"}
+USE_OPERATIONS: Final = SIGNING | MOVING | {"decrypt", "derive"}
 
 
 def token_issued(state: State, header: e.Header, change: e.QuorumTokenIssued) -> tuple[Put, ...]:
@@ -170,8 +169,9 @@ def key_use_approved(state: State, header: e.Header, change: e.KeyUseApproved) -
     key, name = state.key(change.ref), change.actor.name
     if not key.usable_by(name):
         raise NotFoundError("key", f"0x{change.ref:016x}", "see `cloister key list`")
-    needed = key.quorum_of(change.operation)
-    need(needed > 1, "approval-unneeded", "nobody needs to approve this use of the key")
+    need(
+        key.quorum_of(change.operation) > 1, "approval-unneeded", "nobody needs to approve this use"
+    )
     need(change.operation in USE_OPERATIONS, "token-rule", f"no key use is {change.operation!r}")
     need(len(change.request) == 32, "token-rule", "a use is named by 32 bytes")
     grant = UseGrant(change.ref, name, header.at + state.quorum.approved_s * 1000)
@@ -188,9 +188,8 @@ def check_use(state: State, at: int, key: Key, operation: str, request: bytes) -
         operation: of USE_OPERATIONS.
         request: `quorum.use_digest` of what is asked.
     """
-    if key.quorum_of(operation) <= 1:
-        return
-    if not (operation in ALWAYS_GUARDED or state.quorum.guards_use):
+    guarded = operation in SIGNING | MOVING or state.quorum.guards_use
+    if not guarded or key.quorum_of(operation) <= 1:
         return
     grant = state.tables[Table.GRANTS].get(request.hex())
     if not isinstance(grant, UseGrant) or grant.ref != key.ref or at > grant.until:

@@ -51,6 +51,7 @@ class Meta(Record):
     recovery_threshold: int = 0
     recovery_shares: int = 0
     source_cluster: str = ""
+    closed: bool = False
 
 
 class OldTicketSecret(Record):

@@ -19,6 +19,7 @@ class Step(StrEnum):
     APPLY_VERIFIED = "apply-verified"
     APPLY_STORED = "apply-stored"
     PUSH_ONE = "push-one"
+    JOIN_GRANTED = "join-granted"
     JOIN_MASKING_KEY = "join-masking-key"
     JOIN_INSTALLED = "join-installed"
     SNAPSHOT_SEALED = "snapshot-sealed"

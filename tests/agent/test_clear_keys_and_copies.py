@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -62,7 +63,12 @@ def changes(used: Used) -> Changes:
 
 @pytest.fixture(scope="module")
 def other(used: Used) -> Iterator[Session]:
-    """Another crypto user."""
+    with another(used) as session:
+        yield session
+
+
+def another(used: Used) -> Session:
+    """Return a session of another crypto user."""
     cluster = used.cluster
     admin = cluster.login(Role.ADMIN, "admin")
     cluster.controller.change(
@@ -75,9 +81,7 @@ def other(used: Used) -> Iterator[Session]:
     )
     source = {x.id: (lambda x=x: FakeStream(x)) for x in cluster.members}
     balancer = Balancer(CLUSTER, cluster.anchor, lambda: source, cluster.clock)
-    session = Session(balancer, cluster.clock, Role.CRYPTO_USER, "other").login(PASSWORD)
-    yield session
-    session.close()
+    return Session(balancer, cluster.clock, Role.CRYPTO_USER, "other").login(PASSWORD)
 
 
 def p256() -> tuple[ec.EllipticCurvePrivateKey, bytes]:
@@ -373,6 +377,39 @@ def test_a_session_copy_ends_when_a_key_of_its_value_changes(used: Used, changes
     temporary = session.copy_session_key(source.ref, m.KeyCopy())
     set_(changes, other_copy, "wrap", "true")
     assert code_of(session.encrypt, temporary.ref, b"x") == "not-found"
+
+
+def test_a_session_copy_ends_with_the_last_token_key_of_its_value(
+    used: Used, changes: Changes
+) -> None:
+    session = used.session
+    [source] = used.make(AES, draft(encrypt="true"))
+    [unrelated] = used.make(AES, draft())
+    _, other_copy = changes.copy_key(source.ref, m.KeyCopy())
+    temporary = session.copy_session_key(source.ref, m.KeyCopy())
+    [own] = session.make_session_keys(AES, (draft(encrypt="true"),))
+    for ref in (source.ref, unrelated.ref):
+        changes.delete_key(ref)
+        assert session.encrypt(temporary.ref, b"x")
+    changes.delete_key(other_copy.ref)
+    assert code_of(session.encrypt, temporary.ref, b"x") == "not-found"
+    assert session.encrypt(own.ref, b"x")
+
+
+def test_a_session_copy_ends_when_its_source_is_another_users(tmp_path: Path) -> None:
+    used = Used(tmp_path)
+    session, cluster = used.session, used.cluster
+    other = another(used)
+    [source] = used.make(AES, draft(encrypt="true"))
+    temporary = session.copy_session_key(source.ref, m.KeyCopy())
+    admin = cluster.login(Role.ADMIN, "admin")
+    for giver, taker in (("cu", other.name), (other.name, "cu")):
+        transfer = m.TransferKeys(giver, taker)
+        cluster.controller.change(lambda _, t=transfer: t, ticket=admin)  # type: ignore[misc]
+        assert code_of(session.encrypt, temporary.ref, b"x") == "not-found"
+    assert session.encrypt(source.ref, b"x")
+    other.close()
+    used.close()
 
 
 def test_copies_of_private_keys_follow_their_public_half(used: Used, changes: Changes) -> None:

@@ -131,6 +131,7 @@ TABLE: Final = {
     "make a MAC": (lambda t: m.Mac(t, 0, 1, MacMechanism.AES_CMAC, b""), {CU}),
     "verify a MAC": (lambda t: m.VerifyMac(t, 0, 1, MacMechanism.AES_CMAC, b"", b""), {CU}),
     "random": (lambda t: m.Random(t, 8), {CU}),
+    "close the cluster": (_prepare(m.CloseCluster()), {NONE}),
     "unlock user": (_prepare(m.UnlockUser("nobody", Role.CRYPTO_USER)), {CO}),
     "disable user": (_prepare(m.DisableUser("nobody", Role.CRYPTO_USER)), {CO}),
     "enable user": (_prepare(m.EnableUser("nobody", Role.CRYPTO_USER)), {CO}),

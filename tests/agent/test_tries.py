@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,12 +25,14 @@ def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
     made.close()
 
 
-def attempt(cluster: LocalCluster, machine: Machine, password: bytes) -> str:
-    """Try to log in as `cu`; return the outcome."""
+def attempt(
+    cluster: LocalCluster, machine: Machine, password: bytes, role: Role = CU, name: str = "cu"
+) -> str:
+    """Try to log in; return the outcome."""
     link = cluster.controller.roster.link(machine.id, cluster.anchor)
-    sealed = seal_password("login", link.welcome, link.member, CU, "cu", password)
+    sealed = seal_password("login", link.welcome, link.member, role, name, password)
     try:
-        cluster.controller.roster.call(machine.id, m.Login("cu", CU, sealed))
+        cluster.controller.roster.call(machine.id, m.Login(name, role, sealed))
     except RemoteError as exc:
         return exc.code
     return "done"
@@ -132,3 +135,59 @@ def test_no_ticket_outlives_its_user_under_the_same_name(cluster: LocalCluster) 
         cluster.controller.roster.call(cluster.machines[0].id, m.Random(old, 8))
     assert caught.value.code == "ticket-refused"
     assert cluster.login(CU, "eve")
+
+
+def test_of_two_admins_one_is_locked_and_the_last_one_slowed(cluster: LocalCluster) -> None:
+    admin = cluster.login(Role.ADMIN, "admin")
+    cluster.controller.change(
+        lambda hsm: m.CreateUser(
+            "second", Role.ADMIN, cluster.seal(hsm, "new-password", Role.ADMIN, "second")
+        ),
+        ticket=admin,
+    )
+    names = ("admin", "second")
+    for _ in range(6):
+        for number, name in enumerate(names):
+            machine = cluster.machines[number]
+            attempt(cluster, machine, b"wrong-one-1", Role.ADMIN, name)
+        cluster.controller.gossip()
+    for _ in range(2):  # the first pass may have asked for both
+        with contextlib.suppress(RemoteError):
+            cluster.controller.heal()
+    assert cluster.machines[2].hsm is not None
+    state = cluster.machines[2].hsm.core.state
+    locked = {name: state.user(Role.ADMIN, name).locked for name in names}
+    assert sorted(locked.values()) == [False, True]
+    [last] = [name for name in names if not locked[name]]
+    assert attempt(cluster, cluster.machines[2], PASSWORD, Role.ADMIN, last) == "user-locked"
+    cluster.clock.ms += 61_000
+    assert attempt(cluster, cluster.machines[2], PASSWORD, Role.ADMIN, last) == "done"
+
+
+@pytest.mark.parametrize("jump_s", [-2 * 86_400, 2 * 86_400])
+def test_a_wait_is_as_long_whatever_the_clock_does(cluster: LocalCluster, jump_s: int) -> None:
+    first, second, _ = cluster.machines
+    for _ in range(6):
+        attempt(cluster, first, b"wrong-one-1", Role.ADMIN, "admin")
+        cluster.controller.gossip()
+    cluster.clock.jumped_ms = jump_s * 1000
+    for machine in (first, second):
+        assert attempt(cluster, machine, PASSWORD, Role.ADMIN, "admin") == "user-locked"
+    first.stop()
+    first.start()  # no way round the wait
+    assert attempt(cluster, first, PASSWORD, Role.ADMIN, "admin") == "user-locked"
+    cluster.clock.ms += 61_000
+    for machine in (first, second):
+        assert attempt(cluster, machine, PASSWORD, Role.ADMIN, "admin") == "done"
+
+
+def test_a_locked_user_goes_on_with_the_login_that_runs(cluster: LocalCluster) -> None:
+    for _ in range(6):
+        attempt(cluster, cluster.machines[0], b"wrong-one-1")
+    cluster.controller.heal()
+    cluster.clock.ms += 11 * 60 * 1000
+    renewed = cluster.controller.roster.call(cluster.machines[1].id, m.Renew(cluster.ticket))
+    assert isinstance(renewed, m.Ticket)
+    asked = m.Random(renewed.ticket, 8)
+    assert isinstance(cluster.controller.roster.call(cluster.machines[2].id, asked), m.Data)
+    assert attempt(cluster, cluster.machines[2], PASSWORD) == "user-locked"

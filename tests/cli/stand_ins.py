@@ -183,6 +183,7 @@ class StandIns(Services):
             hsms,
             7,
             (WARNING,),
+            ("a restriction",),
         )
 
     def close(self) -> None:

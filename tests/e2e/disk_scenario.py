@@ -102,7 +102,16 @@ class Scenario:
         }
         self.told["one-full-use"] = self.use()
         self.told["one-full-use-there"] = self.user.list_keys(KeyFilter(), hsm=self.victim).total
+        other = self.plane.create_cluster("hsm2m.medium", (), None, None).cluster_id
+        self.told["one-full-create"] = code_of(lambda: self.plane.create_hsm(other, "lab-1c"))
+        self.told["one-full-left"] = [
+            p.name for p in self.small.glob("*/") if p.name != self.victim
+        ]
         ballast.unlink()
+        self.told["one-full-created"] = code_of(lambda: self.plane.create_hsm(other, "lab-1c"))
+        [made] = self.plane.hsms(other)
+        self.plane.delete_hsm(other, made.hsm_id, force=True)
+        self.plane.delete_cluster(other)
         self.told["one-full-healed"] = wait_until_consistent(self.plane, self.cluster)
 
     def all_are_full(self) -> None:
@@ -128,6 +137,19 @@ class Scenario:
         lab.start(self.home, self.victim)
         self.told["read-only-healed"] = wait_until_consistent(self.plane, self.cluster)
 
+    def vault_is_read_only(self) -> None:
+        vault = self.home / "backups"
+        Backups(self.plane).create(self.cluster)
+        before = sorted(vault.iterdir())
+        mount("--bind", str(vault), str(vault))
+        mount("-o", "remount,bind,ro", str(vault))
+        self.told["vault-create"] = code_of(lambda: Backups(self.plane).create(self.cluster))
+        self.told["vault-change"] = code_of(lambda: self.make("while-the-vault-is-read-only"))
+        self.told["vault-kept"] = sorted(vault.iterdir()) == before
+        self.told["vault-use"] = self.use()
+        subprocess.run(["umount", str(vault)], check=True)
+        self.told["vault-after"] = code_of(lambda: Backups(self.plane).create(self.cluster))
+
     def end(self) -> None:
         found = self.user.list_keys(KeyFilter(), 0, 100).keys
         self.told["labels"] = sorted(made.label for made in found)
@@ -144,6 +166,7 @@ def main(root: Path) -> dict[str, object]:
         scenario.one_is_full()
         scenario.all_are_full()
         scenario.one_is_read_only()
+        scenario.vault_is_read_only()
         scenario.end()
     finally:
         scenario.user.close()

@@ -40,6 +40,8 @@ def test_full_and_read_only_disks(tmp_path: Path) -> None:
     assert told["one-full-states"] == {"false": "ACTIVE", "true": "DEGRADED"}
     assert told["one-full-use"] == told["all-full-use"] == told["read-only-use"] == "kept"
     assert told["one-full-use-there"] == 1
+    assert told["one-full-create"].endswith("retryable")
+    assert (told["one-full-left"], told["one-full-created"]) == ([], "done")
     # 2 all of them: a clear error that is worth repeating, and nothing half made
     assert told["all-full-change"].endswith("retryable")
     assert told["all-full-backup"].endswith("retryable")
@@ -49,7 +51,13 @@ def test_full_and_read_only_disks(tmp_path: Path) -> None:
     assert told["read-only-change"] == "done"
     for phase in ("one-full", "all-full", "read-only"):
         assert told[f"{phase}-healed"] is True
-    assert told["labels"] == ["after", "before", "while-one-is-full", "while-read-only"]
+    # 4 the directory of backups
+    assert told["vault-create"] == "storage retryable"
+    assert (told["vault-change"], told["vault-use"], told["vault-kept"]) == ("done", "kept", True)
+    assert told["vault-after"] == "done"
+    assert told["labels"] == [
+        "after", "before", "while-one-is-full", "while-read-only", "while-the-vault-is-read-only",
+    ]  # fmt: skip
     assert told["drafts"] == []
     assert set(told["backups"]) <= {"done"}
 

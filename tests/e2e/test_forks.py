@@ -14,13 +14,16 @@ from orchestrator.control.inspection import Inspection
 from orchestrator.control.plane import ControlPlane
 from orchestrator.lab import lab
 from orchestrator.lab.hosts import LabHosts
+from orchestrator.model.entries import Entry
 from orchestrator.model.errors import OrchestratorError
+from orchestrator.model.key_spec import KeyClass, KeySpec, KeyType
 from orchestrator.model.keys import KeyFilter
 from orchestrator.model.roles import Role
+from orchestrator.wire import messages as m
 from tests.e2e.crash_driver import ADMIN, USER, initialize, key
 
 pytestmark = [pytest.mark.softhsm, pytest.mark.timeout(120)]
-ZONES = "abcd"
+AES = KeySpec(KeyType.AES, 256)
 
 
 def message_of(action: Callable[[], object]) -> str:
@@ -162,3 +165,42 @@ def test_sixteen_controllers_all_finish(site: Site) -> None:
     assert failures == []
     assert site.labels() == sorted(f"key-{n:02}-{t}" for n in range(16) for t in range(2))
     assert Inspection(site.plane).verify(site.cluster).is_consistent
+
+
+def offer(site: Site, hsm: str, entry: Entry) -> None:
+    site.plane.controller(site.cluster).roster.call(hsm, m.Apply((entry,)))
+
+
+def prepare(site: Site, hsm: str, label: str) -> Entry:
+    with site.plane.login(site.cluster, Role.CRYPTO_USER, "user", USER) as user:
+        change = m.GenerateKeys(AES, (m.KeyDraft(KeyClass.SECRET, label),))
+        asked = m.Prepare(user.ticket(), f"request-{label}", change, 0)
+        reply = site.plane.controller(site.cluster).roster.call(hsm, asked)
+    assert isinstance(reply, m.Prepared)
+    return reply.entry
+
+
+@pytest.mark.parametrize("site", ["abc"], indirect=True)
+def test_of_two_true_branches_an_admin_chooses(site: Site) -> None:
+    one, two, three = site.hsms
+    left, right = prepare(site, one, "left"), prepare(site, two, "right")
+    offer(site, two, right)  # somebody misled a member; before the control loop brings it `left`
+    site.plane.controller(site.cluster).ledger.commit(left)
+    for hsm in (one, three):
+        offer(site, hsm, left)
+    forked = f"{two}: FORKED: holds another entry at"
+    assert any(p.startswith(forked) for p in Inspection(site.plane).verify(site.cluster).problems)
+    assert message_of(lambda: site.make("more")).startswith(f"forked: FORKED: {two}")
+    lab.kill(site.home, two)
+    site.make("more")
+    lab.start(site.home, two)
+    # behind, and on another branch: the one is no excuse for the other
+    problems = Inspection(site.plane).verify(site.cluster).problems
+    assert any(p.startswith(forked) for p in problems), problems
+    assert message_of(lambda: Inspection(site.plane).adopt(site.cluster, None)).startswith("forked")
+    Inspection(site.plane).adopt(site.cluster, one)
+    site.plane.delete_hsm(site.cluster, two, force=False)
+    site.plane.create_hsm(site.cluster, "lab-1b")
+    site.make("after")
+    assert Inspection(site.plane).verify(site.cluster).is_consistent
+    assert site.labels() == ["after", "left", "more"]

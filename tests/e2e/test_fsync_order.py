@@ -15,18 +15,24 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from orchestrator.control.backups import Backups
+from orchestrator.control.ledger import Ledger
 from orchestrator.control.plane import ControlPlane
+from orchestrator.control.recovery import Recovery
 from orchestrator.lab import lab
 from orchestrator.lab.hosts import LabHosts
 from orchestrator.lab.layout import Layout
+from orchestrator.model.entries import Change
 from orchestrator.model.errors import OrchestratorError
+from orchestrator.model.objects import ObjectClass, ObjectDraft, ObjectEdit
 from orchestrator.model.roles import Role
 from tests.e2e.crash_driver import ADMIN, USER, initialize, key
-from tests.lab.harness import RUN, eventually
+from tests.lab.harness import HSM, RUN, eventually
+from tests.lab.harness import Lab as StandIns
 
 pytestmark = [pytest.mark.softhsm, pytest.mark.timeout(120)]
 
@@ -50,8 +56,28 @@ class Seen:
     kept: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
-def read(trace: Path, root: Path) -> Seen:
-    """Follow each thread of a trace; files outside `root`, logs and locks do not count."""
+# These need people with keys of their own; they go the way of all the others.
+WITH_OWN_KEYS = {
+    "login-ticket-issued",
+    "login-ticket-revoked",
+    "approval-key-registered",
+    "mfa-changed",
+    "quorum-token-issued",
+    "quorum-tokens-deleted",
+    "quorum-value-set",
+    "quorum-policy-set",
+    "key-use-approved",
+}
+
+
+def read(trace: Path, root: Path, *, is_one: bool = False) -> Seen:
+    """Follow each thread of a trace; files outside `root`, logs and locks do not count.
+
+    Args:
+        trace: of `strace -f`.
+        root: of the files that matter.
+        is_one: one thread answers for what another one has done.
+    """
     seen = Seen()
     dirty: dict[str, set[str]] = defaultdict(set)
     synced: dict[str, set[str]] = defaultdict(set)
@@ -59,7 +85,7 @@ def read(trace: Path, root: Path) -> Seen:
         call = _CALL.match(line)
         if call is None or "resumed>" in line:
             continue  # what a call is about stands where it began
-        tid, name, rest = call["tid"], call["name"], call["rest"]
+        tid, name, rest = "" if is_one else call["tid"], call["name"], call["rest"]
         file = _FILE.match(rest)
         path = file["path"] if file else ""
         if name in {"sendto", "sendmsg"}:
@@ -74,7 +100,8 @@ def read(trace: Path, root: Path) -> Seen:
         elif name == "rename" and (renamed := _RENAME.match(rest)):
             if renamed["old"] in dirty[tid]:
                 seen.broken.append(f"rename before fsync of {renamed['old']}")
-            dirty[tid].add(str(Path(renamed["new"]).parent))
+            if counts(renamed["new"], root):
+                dirty[tid].add(str(Path(renamed["new"]).parent))
         elif name in {"fsync", "fdatasync"} and path in dirty[tid]:
             dirty[tid].discard(path)
             synced[tid].add(path)
@@ -84,7 +111,7 @@ def read(trace: Path, root: Path) -> Seen:
 def counts(path: str, root: Path) -> bool:
     """Tell whether a file must be durable before an answer."""
     return path.startswith(f"{root}/") and not path.endswith(
-        ("-shm", ".log", ".lock", "/lock", "/trouble", "/trace")
+        ("-shm", ".log", ".lock", "/lock", "/trouble")
     )
 
 
@@ -94,16 +121,18 @@ class Traced:
     def __init__(self, home: Path, agent: str) -> None:
         self.home, self.layout = home, Layout(home)
         self.layout.prepare(2)
-        wrapped = f'exec {STRACE} -o "$0/trace" {agent} "$0"'
+        self._traces = home.with_name("traces")  # of HSMs that are removed, too
+        self._traces.mkdir()
+        wrapped = f'exec {STRACE} -o {self._traces}/"$(basename "$0")" {agent} "$0"'
         self.supervisor = subprocess.Popen(
             [sys.executable, "-c", RUN, str(home), "sh", "-c", wrapped], stderr=subprocess.DEVNULL
         )
         eventually(lambda: lab.status(home).is_up)
         self.plane = ControlPlane.open(home, LabHosts(home))
 
-    def traces(self) -> list[Seen]:
-        found = [directory for _, directory in self.layout.all_hsms()]
-        return [read(directory / "trace", directory) for directory in found]
+    def traces(self) -> dict[str, Seen]:
+        hosts = self.layout.hosts_directory
+        return {trace.name: read(trace, hosts) for trace in self._traces.iterdir()}
 
     def close(self) -> None:
         self.plane.close()
@@ -118,8 +147,8 @@ def traced(tmp_path: Path) -> Iterator[Traced]:
     made.close()
 
 
-def live(plane: ControlPlane) -> str:
-    """Every kind of change once; return the cluster."""
+def live(plane: ControlPlane) -> set[str]:
+    """Every kind of change; return those that were seen."""
     cluster = plane.create_cluster("hsm2m.medium", (), None, None).cluster_id
     plane.create_hsm(cluster, "lab-1a")
     initialize(plane, cluster)
@@ -127,9 +156,10 @@ def live(plane: ControlPlane) -> str:
     with plane.login(cluster, Role.ADMIN, "admin", ADMIN) as admin:
         changes = plane.changes(cluster, admin)
         changes.create_user("user", Role.CRYPTO_USER, USER)
+        changes.create_user("guest", Role.CRYPTO_USER, USER)
         changes.admit_host("host-1b")
         words = changes.create_recovery_key(2, 3)
-        plane.create_hsm(cluster, "lab-1b")
+        second = plane.create_hsm(cluster, "lab-1b").hsm_id
         changes.create_user("other", Role.CRYPTO_USER, USER)
         changes.change_password("other", Role.CRYPTO_USER, ADMIN)
         changes.delete_user("other", Role.CRYPTO_USER)
@@ -137,29 +167,48 @@ def live(plane: ControlPlane) -> str:
     made = key(plane, cluster, "kept")
     with plane.login(cluster, Role.CRYPTO_USER, "user", USER) as user:
         changes = plane.changes(cluster, user)
+        changes.set_attribute(made, "label", "renamed")
+        changes.share_key(made, "guest")
+        changes.unshare_key(made, "guest")
         changes.delete_key(made)
+        _, ref = changes.put_object(ObjectDraft(object_class=ObjectClass.DATA, value=b"x"))
+        changes.change_object(ref, ObjectEdit(value=b"y"))
+        changes.delete_object(ref)
         changes.logout()
-    with pytest.raises(OrchestratorError):
-        plane.login(cluster, Role.CRYPTO_USER, "user", b"not-this-one")
+    for _ in range(6):
+        with pytest.raises(OrchestratorError):
+            plane.login(cluster, Role.CRYPTO_USER, "user", b"not-this-one")
+    ledger = plane.controller(cluster).ledger
+    eventually(lambda: "user-locked" in kinds(ledger))
+    with plane.login(cluster, Role.ADMIN, "admin", ADMIN) as admin:
+        changes = plane.changes(cluster, admin)
+        changes.unlock_user("user", Role.CRYPTO_USER)
+        changes.disable_user("guest", Role.CRYPTO_USER)
+        changes.enable_user("guest", Role.CRYPTO_USER)
+        changes.transfer_keys("user", "guest")
     backup = Backups(plane).create(cluster).backup_id
-    from orchestrator.control.recovery import Recovery  # noqa: PLC0415
+    recovered = Recovery(plane).recover(backup, words[1:], "lab-1b").cluster_id
+    plane.delete_hsm(cluster, second, force=True)
+    return kinds(ledger) | kinds(plane.controller(recovered).ledger)
 
-    Recovery(plane).recover(backup, words[1:], "lab-1b")
-    return cluster
+
+def kinds(ledger: Ledger) -> set[str]:
+    return {entry.parse_header().kind for entry in ledger.after(0, 1000)}
 
 
 def test_agents_keep_before_they_answer(traced: Traced) -> None:
-    cluster = live(traced.plane)
+    changed = live(traced.plane)
+    # Whoever adds a kind of entry adds it to `live`.
+    known = {str(kind.__struct_config__.tag) for kind in get_args(Change)}
+    assert changed == known - WITH_OWN_KEYS
     time.sleep(0.5)  # the tracer writes behind
     found = traced.traces()
     assert len(found) == 3
-    for seen in found:
+    for seen in found.values():
         assert seen.broken == []
         # 1 log-ins, audit lines and entries; 2 masking keys, made, joined and recovered
         assert seen.kept["state.db-wal"] >= 2, seen.kept
         assert any(name.endswith(".object") for name in seen.kept), seen.kept
-    first = traced.plane.hsms(cluster)[0].hsm_id
-    traced.plane.delete_hsm(cluster, first, force=True)
 
 
 def test_a_token_that_is_not_synced_is_found(tmp_path: Path) -> None:
@@ -168,7 +217,7 @@ def test_a_token_that_is_not_synced_is_found(tmp_path: Path) -> None:
         cluster = lazy.plane.create_cluster("hsm2m.medium", (), None, None).cluster_id
         lazy.plane.create_hsm(cluster, "lab-1a")
         time.sleep(0.5)
-        [seen] = lazy.traces()
+        [seen] = lazy.traces().values()
         assert any(".object" in line for line in seen.broken)
     finally:
         lazy.close()
@@ -195,3 +244,19 @@ def test_the_controller_keeps_before_it_tells(traced: Traced, tmp_path: Path) ->
             kept[name] += count
     assert kept["control.db-wal"] >= 1
     assert kept["backups"] >= 1, "the vault directory was not synced after the rename"
+
+
+def test_the_supervisor_keeps_before_it_answers(tmp_path: Path) -> None:
+    trace, made = tmp_path / "trace", StandIns(tmp_path / "home")
+    made.up([*shlex.split(STRACE), "-o", str(trace)])
+    made.make()
+    lab.kill(made.home, HSM)
+    made.hosts.destroy_hsm("host-1a", HSM)
+    lab.down(made.home)
+    made.supervisors[0].wait(20)
+    time.sleep(0.3)
+    seen = read(trace, made.layout.hosts_directory, is_one=True)
+    by_stand_ins = ("/starts", "/environment")
+    assert [line for line in seen.broken if not line.endswith(by_stand_ins)] == []
+    assert seen.kept["hsms"] >= 2, "HSMs come and go in a directory that is synced"
+    assert seen.kept[HSM] >= 1, "that an HSM is held down is in its directory"

@@ -20,6 +20,7 @@ from orchestrator.lab.hosts import LabHosts
 from orchestrator.model.errors import OrchestratorError, RefusedError
 from orchestrator.model.objects import ObjectClass, ObjectDraft, ObjectFilter
 from orchestrator.model.roles import Role
+from tests.lab.harness import eventually
 
 pytestmark = [pytest.mark.softhsm, pytest.mark.timeout(120)]
 
@@ -235,3 +236,28 @@ def test_control_planes_reopen(active: demo.Demo) -> None:
             plane.records.resolve_hsm(None, "hsm-")
     finally:
         plane.close()
+
+
+def test_backups_come_by_themselves(job: demo.Demo) -> None:
+    job.create()
+    backups = Backups(job.plane)
+
+    def reasons() -> list[str]:
+        return [view.reason for view in backups.list() if view.state == "READY"]
+
+    time.sleep(1.5)
+    assert reasons() == []  # there is nothing to lose yet
+    job.ceremony()
+    eventually(lambda: reasons() == ["automatic: cluster-activated"])
+    job.join()
+    eventually(lambda: reasons()[-1] == "automatic: hsm-joined")
+    victim = job.plane.hsms(job.cluster)[-1].hsm_id
+    job.plane.delete_hsm(job.cluster, victim, force=False)
+    eventually(lambda: reasons()[-1] == "automatic: hsm-removed")
+    made = reasons()
+    for view in backups.list():
+        assert backups.verify(view.backup_id).opened_by
+    changes = job.plane.changes(job.cluster, session(job, Role.ADMIN, "admin"))
+    changes.create_user("late", Role.CRYPTO_USER, b"password-1")
+    time.sleep(2.5)
+    assert reasons() == made  # users alone are no reason

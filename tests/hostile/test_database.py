@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -117,6 +118,27 @@ def test_a_new_database_that_another_process_holds(
     with closing(locked(home)), pytest.raises(UnavailableError, match="locked"):
         open_database(home / "control.db")
     open_database(home / "control.db").dispose()
+
+
+def test_a_new_database_that_many_open_at_once(tmp_path: Path) -> None:
+    opened: list[object] = []
+
+    def open_it(path: Path, together: threading.Barrier) -> None:
+        together.wait(10)
+        try:
+            open_database(path).dispose()
+            opened.append("done")
+        except OrchestratorError as exc:
+            opened.append(exc)
+
+    for turn in range(10):
+        path, together = tmp_path / f"{turn}.db", threading.Barrier(8)
+        threads = [threading.Thread(target=open_it, args=(path, together)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert opened == ["done"] * 80
 
 
 GARBAGE = {

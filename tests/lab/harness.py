@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from orchestrator.lab import lab
@@ -47,11 +47,19 @@ class Lab:
         self.home, self.hosts, self.layout = home, LabHosts(home), Layout(home)
         self.supervisors: list[subprocess.Popen[bytes]] = []
 
-    def up(self) -> subprocess.Popen[bytes]:
+    def up(self, wrapper: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         self.layout.prepare(2)
         with (self.home / "supervisor.err").open("ab") as log:
             supervisor = subprocess.Popen(  # our own program
-                [sys.executable, "-c", RUN, str(self.home), sys.executable, str(STAND_IN)],
+                [
+                    *wrapper,
+                    sys.executable,
+                    "-c",
+                    RUN,
+                    str(self.home),
+                    sys.executable,
+                    str(STAND_IN),
+                ],
                 stderr=log,
                 env={**os.environ, "CLOUDHSM_PIN": "bob:secret", "CLOUDHSM_ROLE": "admin"},
             )

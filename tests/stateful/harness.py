@@ -42,11 +42,11 @@ class FakeClock:
     """Moves when it is told to, and a little at every look."""
 
     def __init__(self) -> None:
-        self.ms = 1_800_000_000_000
+        self.ms, self.jumped_ms = 1_800_000_000_000, 0
 
     def now_ms(self) -> int:
         self.ms += 1
-        return self.ms
+        return self.ms + self.jumped_ms
 
     def monotonic_s(self) -> float:
         return self.ms / 1000

@@ -15,6 +15,7 @@ from orchestrator.model import entries as e
 from orchestrator.model.errors import OrchestratorError, RemoteError, UnavailableError
 from orchestrator.model.key_spec import KeyClass, KeySpec, KeyType
 from orchestrator.model.keys import Key, KeyFilter
+from orchestrator.model.roles import Role
 from orchestrator.model.state import Table
 from orchestrator.tokens.store import GeneratedKey
 from orchestrator.wire import messages as m
@@ -212,3 +213,35 @@ def test_a_user_of_the_wrong_hsm_learns_that_it_is_behind(cluster: LocalCluster)
     with pytest.raises(RemoteError) as caught:
         cluster.controller.roster.call(late.id, asked)
     assert caught.value.code == "behind"
+
+
+def test_all_clocks_jump_together(cluster: LocalCluster) -> None:
+    two_days_ms = 2 * 86_400_000
+
+    def make(label: str) -> None:
+        ticket = cluster.login(Role.CRYPTO_USER, "cu")
+        change = m.GenerateKeys(AES, (m.KeyDraft(KeyClass.SECRET, label),))
+        outcome = cluster.controller.change(lambda _: change, ticket=ticket)
+        assert outcome.report.held == 3
+
+    cluster.clock.jumped_ms = two_days_ms
+    make("in-two-days")
+    # Back again: the ledger's times may not decrease, so changes wait, and nothing else does.
+    cluster.clock.jumped_ms = 0
+    head = cluster.ledger.head()
+    with pytest.raises(RemoteError, match="behind the ledger; set it") as caught:
+        make("too-early")
+    assert caught.value.code == "clock-skew"
+    assert cluster.ledger.head() == head
+    ticket = cluster.login(Role.CRYPTO_USER, "cu")
+    assert isinstance(
+        cluster.controller.roster.call(cluster.machines[1].id, m.Random(ticket, 8)), m.Data
+    )
+    for machine in cluster.machines:  # a start under a wrong clock harms nothing that is kept
+        machine.stop()
+        machine.start()
+    cluster.clock.jumped_ms = two_days_ms
+    make("in-time")
+    times = [entry.parse_header().at for entry in cluster.ledger.after(0, 1000)]
+    assert times == sorted(times)
+    assert keys_of(cluster) == [["in-time", "in-two-days"]] * 3

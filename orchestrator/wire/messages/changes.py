@@ -246,6 +246,10 @@ class RevokeLoginTicket(Record, tag=True):
     login: str
 
 
+class CloseCluster(Record, tag=True):
+    """Let the last HSM go; see `entries.ClusterClosed`."""
+
+
 PeopleRequest = (
     UnlockUser
     | DisableUser
@@ -380,6 +384,7 @@ ChangeRequest = (
     | SetRecoveryKey
     | KeyRequest
     | PeopleRequest
+    | CloseCluster
     | PutObject
     | EditObject
     | DeleteObject
