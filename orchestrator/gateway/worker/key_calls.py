@@ -334,7 +334,7 @@ def copy(app: Application, session: P11Session, found: KeyObject, template: Temp
     token = template.flag(CKA.TOKEN, default=source.attributes.token)
     app.check_rw(session, token=token)
     template.require(CKA.CLASS, CLASSES[source.key_class])
-    changes = _changes(template)
+    changes = _changes(source, template)
     if source.ref & SESSION_KEY_BIT:
         return _keep(app, found, changes, token=token)
     given = dict(changes)
@@ -376,7 +376,7 @@ def _keep(
 def change(app: Application, found: KeyObject, template: Template) -> None:
     """C_SetAttributeValue of a key: an attribute at a time, as the ledger has them."""
     ref = found.key.ref
-    for name, value in _changes(template):
+    for name, value in _changes(found.key, template):
         app.backend.change(
             lambda c, request, n=name, v=value: c.set_attribute(ref, n, v, request=request),  # type: ignore[misc]
             attribute_read_only=CKR.ATTRIBUTE_READ_ONLY,
@@ -384,8 +384,11 @@ def change(app: Application, found: KeyObject, template: Template) -> None:
     found.heard_at_s = 0.0  # who reads next asks an HSM
 
 
-def _changes(template: Template) -> tuple[tuple[str, str], ...]:
-    """Return what a template wants changed, by CLI names and values."""
+def _changes(key: Key, template: Template) -> tuple[tuple[str, str], ...]:
+    """Return what a template wants changed, by CLI names and values.
+
+    What the key is already is no change: key stores repeat CKA_PRIVATE, which nobody may set.
+    """
     wanted: list[tuple[str, str]] = []
     for kind in template.types() - _PASSED_OVER:
         match kind:
@@ -394,7 +397,9 @@ def _changes(template: Template) -> tuple[tuple[str, str], ...]:
             case CKA.ID:
                 wanted.append(("id", "0x" + (template.data(CKA.ID) or b"").hex()))
             case _ if kind in BOOLEANS:
-                wanted.append((BOOLEANS[kind], str(template.flag(CKA(kind))).lower()))
+                name, value = BOOLEANS[kind], template.flag(CKA(kind))
+                if value is not getattr(key.attributes, name.replace("-", "_")):
+                    wanted.append((name, str(value).lower()))
             case _:
                 raise CryptokiError(CKR.ATTRIBUTE_READ_ONLY, f"attribute 0x{kind:x}")
     return tuple(wanted)
