@@ -384,7 +384,8 @@ def test_a_session_key_that_is_copied_to_the_token_stays(user: tuple[Client, int
     other = client.open()
     _, private = ec_pair(client, other)
     label = b"kept %d" % client.offered
-    template = w.attributes([(CKA.TOKEN, 1), (CKA.LABEL, label), (CKA.ID, b"\x09")])
+    wanted = [(CKA.TOKEN, 1), (CKA.PRIVATE, 1), (CKA.LABEL, label), (CKA.ID, b"\x09")]
+    template = w.attributes(wanted)
     kept = client.call(21, "uuaA", w.u64(session) + w.u64(private) + template).u()
     client.init(42, other, w.mechanism(client.offered, CKM.ECDSA), private)
     assert len(client.one_step(43, other, bytes(32))) == 64  # type: ignore[arg-type]

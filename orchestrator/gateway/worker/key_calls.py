@@ -29,6 +29,7 @@ from orchestrator.model.keys import (
     Attributes,
     Key,
     KeyFilter,
+    attribute_text,
     derived_attributes,
     imported_attributes,
     parse_hex,
@@ -334,10 +335,9 @@ def copy(app: Application, session: P11Session, found: KeyObject, template: Temp
     token = template.flag(CKA.TOKEN, default=source.attributes.token)
     app.check_rw(session, token=token)
     template.require(CKA.CLASS, CLASSES[source.key_class])
-    changes = _changes(source, template)
     if source.ref & SESSION_KEY_BIT:
-        return _keep(app, found, changes, token=token)
-    given = dict(changes)
+        return _keep(app, found, _changes(template, source), token=token)
+    given = dict(_changes(template, source))
     key_id = given.pop("id", None)
     asked = KeyCopy(
         label=given.pop("label", None),
@@ -376,7 +376,7 @@ def _keep(
 def change(app: Application, found: KeyObject, template: Template) -> None:
     """C_SetAttributeValue of a key: an attribute at a time, as the ledger has them."""
     ref = found.key.ref
-    for name, value in _changes(found.key, template):
+    for name, value in _changes(template, found.key):
         app.backend.change(
             lambda c, request, n=name, v=value: c.set_attribute(ref, n, v, request=request),  # type: ignore[misc]
             attribute_read_only=CKR.ATTRIBUTE_READ_ONLY,
@@ -384,11 +384,8 @@ def change(app: Application, found: KeyObject, template: Template) -> None:
     found.heard_at_s = 0.0  # who reads next asks an HSM
 
 
-def _changes(key: Key, template: Template) -> tuple[tuple[str, str], ...]:
-    """Return what a template wants changed, by CLI names and values.
-
-    What the key is already is no change: key stores repeat CKA_PRIVATE, which nobody may set.
-    """
+def _changes(template: Template, key: Key) -> tuple[tuple[str, str], ...]:
+    """Return what a template wants other than a key has it, by CLI names and values."""
     wanted: list[tuple[str, str]] = []
     for kind in template.types() - _PASSED_OVER:
         match kind:
@@ -397,9 +394,7 @@ def _changes(key: Key, template: Template) -> tuple[tuple[str, str], ...]:
             case CKA.ID:
                 wanted.append(("id", "0x" + (template.data(CKA.ID) or b"").hex()))
             case _ if kind in BOOLEANS:
-                name, value = BOOLEANS[kind], template.flag(CKA(kind))
-                if value is not getattr(key.attributes, name.replace("-", "_")):
-                    wanted.append((name, str(value).lower()))
+                wanted.append((BOOLEANS[kind], str(template.flag(CKA(kind))).lower()))
             case _:
                 raise CryptokiError(CKR.ATTRIBUTE_READ_ONLY, f"attribute 0x{kind:x}")
-    return tuple(wanted)
+    return tuple((name, value) for name, value in wanted if attribute_text(key, name) != value)
