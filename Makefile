@@ -5,8 +5,8 @@ SHELL := /bin/bash
 PACKAGES := python3 python3-venv softhsm2 openssl openssh-client strace p11-kit p11-kit-modules opensc
 # What tests/interop run against the PKCS#11 gateway, and a compiler for benchmarks/pkcs11. CI has them all;
 # elsewhere `make applications` installs them, and a test whose application is missing is skipped.
-APPLICATIONS := libengine-pkcs11-openssl nginx-light apache2-bin openssh-server openjdk-17-jdk-headless gnutls-bin \
-    gcc libc6-dev libp11-kit-dev
+APPLICATIONS := libengine-pkcs11-openssl nginx-light apache2-bin openssh-server \
+    openjdk-17-jdk-headless gnutls-bin gcc libc6-dev libp11-kit-dev
 ifdef CI
 PACKAGES += $(APPLICATIONS)
 endif

@@ -311,6 +311,8 @@ def _actor_of(change: e.Change) -> str:
 
 def _subject_of(change: e.Change, puts: tuple[Put, ...]) -> str:
     match change:
+        case e.Replicated():
+            return " ".join(f"{put.table} {put.name}" for put in puts)
         case e.KeysCreated() | e.KeyDeleted():
             return " ".join(f"0x{put.name}" for put in puts if put.table is Table.KEYS)
         case (

@@ -415,6 +415,11 @@ _HANDLERS: Final[dict[type, tuple[Operation, Handler]]] = {
         lambda h, r, c: h.using.derive_session_key(r, c),
     ),
     m.DropSessionKey: (Operation.DELETE_KEY, lambda h, r, c: h.using.drop_session_key(r, c)),
+    m.SealKey: (Operation.REPLICATE_KEY, lambda h, r, c: h.preparing.replicating.seal_key(r, c)),
+    m.SealUser: (
+        Operation.REPLICATE_USER,
+        lambda h, r, c: h.preparing.replicating.seal_user(r, c),
+    ),
     m.WrapKey: (Operation.WRAP_KEY, lambda h, r, c: h.preparing.wrapping.wrap(r, c)),
     m.UnwrapSessionKey: (
         Operation.UNWRAP_KEY,

@@ -6,6 +6,7 @@ from typing import assert_never
 
 from orchestrator.agent.core import Caller, Core
 from orchestrator.agent.making import Making, token_key
+from orchestrator.agent.replicating import Replicating
 from orchestrator.agent.session_keys import SessionKeys
 from orchestrator.agent.wrapping import Wrapping
 from orchestrator.model import entries as e
@@ -18,10 +19,16 @@ class KeyChanges:
     """Changes of token keys that crypto users, and of `trusted` an admin, ask for."""
 
     def __init__(
-        self, core: Core, making: Making, session_keys: SessionKeys, wrapping: Wrapping
+        self,
+        core: Core,
+        making: Making,
+        session_keys: SessionKeys,
+        wrapping: Wrapping,
+        replicating: Replicating,
     ) -> None:
         self._core, self._making = core, making
         self._session_keys, self._wrapping = session_keys, wrapping
+        self._replicating = replicating
 
     def change(self, asked: m.KeyRequest, caller: Caller) -> e.Change:
         """Return the change, with the keys that it makes."""
@@ -35,6 +42,8 @@ class KeyChanges:
                 return e.KeyShared(actor, asked.ref, parse_user_name(asked.user))
             case m.UnshareKey():
                 return e.KeyUnshared(actor, asked.ref, parse_user_name(asked.user))
+            case m.TakeReplica():
+                return self._replicating.take(asked, caller)
             case _:
                 return e.KeysCreated(actor, self._made(asked, caller))
 

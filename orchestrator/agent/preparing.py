@@ -17,6 +17,7 @@ from orchestrator.agent.core import Caller, Core
 from orchestrator.agent.key_changes import KeyChanges
 from orchestrator.agent.making import Making
 from orchestrator.agent.passwords import PasswordCheck, hash_password
+from orchestrator.agent.replicating import Replicating
 from orchestrator.agent.session_keys import SessionKeys
 from orchestrator.agent.wrapping import Wrapping
 from orchestrator.model import entries as e
@@ -99,6 +100,8 @@ def operation_of(change: m.ChangeRequest, caller: Caller) -> Operation:
             return Operation.DELETE_ALL_TOKENS if change.of_all else Operation.DELETE_OWN_TOKENS
         case m.ChangeKey():
             return operation_to_change(change.name)
+        case m.TakeReplica():
+            return Operation.REPLICATE_USER if change.of_user else Operation.REPLICATE_KEY
         case _:
             return OPERATIONS[type(change)]
 
@@ -136,7 +139,10 @@ class Preparing:
         self.making = Making(core)
         self.session_keys = SessionKeys(core)
         self.wrapping = Wrapping(core, self.making, self.session_keys)
-        self.key_changes = KeyChanges(core, self.making, self.session_keys, self.wrapping)
+        self.replicating = Replicating(core)
+        self.key_changes = KeyChanges(
+            core, self.making, self.session_keys, self.wrapping, self.replicating
+        )
         self._works: OrderedDict[str, _Work] = OrderedDict()
         self.restoring: Snapshot | None = None
 

@@ -23,6 +23,7 @@ from orchestrator.cli import (
     lab,
     login_check,
     profile,
+    quorum,
     recovery,
     user,
 )
@@ -54,7 +55,20 @@ def build() -> TyperGroup:
         pretty_exceptions_enable=False,
     )
     app.callback()(_any)
-    for part in (lab, cluster, host, hsm, user, key, crypto, backup, recovery, audit, profile):
+    for part in (
+        lab,
+        cluster,
+        host,
+        hsm,
+        user,
+        quorum,
+        key,
+        crypto,
+        backup,
+        recovery,
+        audit,
+        profile,
+    ):
         app.add_typer(part.app)
     app.add_typer(gateway.app)
     for single in (login_check, doctor, demo):

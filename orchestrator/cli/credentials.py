@@ -34,9 +34,11 @@ class GivenLogin:
     pin: str | None = None
 
 
-def take_from_environment(environ: MutableMapping[str, str]) -> GivenLogin:
+def take_from_environment(environ: MutableMapping[str, str], prefix: str = "") -> GivenLogin:
     """Remove CLOUDHSM_ROLE and CLOUDHSM_PIN, so that no child process inherits them."""
-    return GivenLogin(environ.pop("CLOUDHSM_ROLE", None), environ.pop("CLOUDHSM_PIN", None))
+    names = (f"{prefix}CLOUDHSM_ROLE", f"{prefix}CLOUDHSM_PIN")
+    role, pin = (environ.pop(name, None) for name in names)
+    return GivenLogin(role, pin)
 
 
 def is_interactive() -> bool:
@@ -81,9 +83,14 @@ def new_password(whose: str, *, from_stdin: bool) -> bytes:
         raise LoginNeededError(
             f"the new password of {whose} is needed: give --password-stdin and one line on stdin"
         )
-    first = _ask_secret(f"New password of {whose}: ")
+    return typed_twice(f"New password of {whose}: ", "The same again: ")
+
+
+def typed_twice(prompt: str, again: str) -> bytes:
+    """Return a new password that was typed twice, without echo."""
+    first = _ask_secret(prompt)
     check_password(first.encode())
-    if _ask_secret("The same again: ") != first:
+    if _ask_secret(again) != first:
         raise UsageError("the two passwords differ; nothing was changed")
     return first.encode()
 

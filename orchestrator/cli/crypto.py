@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import base64
-import binascii
-import hashlib
-from pathlib import Path
 
-from orchestrator.cli import files, key_view
-from orchestrator.cli.command import LOGIN, command, group
+from orchestrator.cli import key_view, signing_input
+from orchestrator.cli.command import LOGIN, Needs, command, group
 from orchestrator.cli.invocation import Invocation
 from orchestrator.cli.options import (
     DataOption,
@@ -19,7 +16,6 @@ from orchestrator.cli.options import (
     HashOption,
     HsmOption,
     KeyFilterOption,
-    Mgf,
     MgfOption,
     SaltOption,
     SignatureFormat,
@@ -27,13 +23,7 @@ from orchestrator.cli.options import (
     SignaturePathOption,
 )
 from orchestrator.model.errors import UsageError
-from orchestrator.model.key_spec import (
-    DIGEST_BYTES,
-    HashFunction,
-    SignMechanism,
-    SignScheme,
-    coordinate_bytes,
-)
+from orchestrator.model.key_spec import SignScheme, coordinate_bytes
 from orchestrator.model.keys import KeyFilter
 from orchestrator.model.roles import Role
 
@@ -56,12 +46,17 @@ def _register_sign(scheme: SignScheme, example: str) -> None:
         signature_format: FormatOption = SignatureFormat.RAW,
         hsm: HsmOption = None,
     ) -> None:
-        mechanism = _mechanism(scheme, hash_function, mgf, salt_length)
-        digest = _digest(hash_function, data, data_path, data_type)
+        mechanism = signing_input.mechanism(scheme, hash_function, mgf, salt_length)
+        digest = signing_input.digest(
+            hash_function, data, data_path, is_digest=data_type is DataType.DIGEST
+        )
         wanted = KeyFilter.parse(key_filter)
         chosen = _chosen(call, hsm)
         session = call.session(Role.CRYPTO_USER)
         key = session.find_key(wanted, chosen)
+        if (approval := call.approval) is not None:
+            quorum = call.plane.changes(call.cluster_id, session).quorum
+            quorum.approve_sign(key.ref, mechanism, digest, approval)
         signature = session.sign(key.ref, mechanism, digest, chosen)
         if scheme is SignScheme.ECDSA and signature_format is SignatureFormat.DER:
             from orchestrator.client.verify import der_signature
@@ -76,7 +71,7 @@ def _register_sign(scheme: SignScheme, example: str) -> None:
       cloister crypto sign {scheme} --key-filter attr.label=web \\
           --hash-function sha256 {example}--data-path contract.pdf
     """
-    command(sign, scheme, LOGIN)(run)
+    command(sign, scheme, Needs(login=True, guarded=True))(run)
 
 
 def _register_verify(scheme: SignScheme) -> None:
@@ -102,9 +97,11 @@ def _register_verify(scheme: SignScheme) -> None:
         """
         from orchestrator.client.verify import raw_signature, verify_signature
 
-        mechanism = _mechanism(scheme, hash_function, mgf, salt_length)
-        digest = _digest(hash_function, data, data_path, data_type)
-        shown = _one(signature, signature_path, "signature")
+        mechanism = signing_input.mechanism(scheme, hash_function, mgf, salt_length)
+        digest = signing_input.digest(
+            hash_function, data, data_path, is_digest=data_type is DataType.DIGEST
+        )
+        shown = signing_input.one_of(signature, signature_path, "signature")
         wanted, chosen = KeyFilter.parse(key_filter), _chosen(call, hsm)
         key = call.session(Role.CRYPTO_USER).find_key(wanted, chosen)
         if not key.public:
@@ -127,45 +124,3 @@ for _scheme in SignScheme:
 
 def _chosen(call: Invocation, hsm: str | None) -> str | None:
     return call.plane.records.resolve_hsm(call.cluster_id, hsm)[1] if hsm else None
-
-
-def _mechanism(
-    scheme: SignScheme, hash_function: HashFunction, mgf: Mgf | None, salt_length: int | None
-) -> SignMechanism:
-    if scheme is not SignScheme.RSA_PSS:
-        if mgf is not None or salt_length is not None:
-            raise UsageError("--mgf and --salt-length are for rsa-pkcs-pss")
-        return SignMechanism(scheme, hash_function)
-    if mgf is None or salt_length is None:
-        raise UsageError("rsa-pkcs-pss needs --mgf and --salt-length")
-    if mgf != f"mgf1-{hash_function}":
-        raise UsageError(f"--mgf must have the same hash as --hash-function: mgf1-{hash_function}")
-    return SignMechanism(scheme, hash_function, salt_length)
-
-
-def _one(given: str | None, path: Path | None, what: str) -> bytes:
-    if (given is None) == (path is None):
-        raise UsageError(f"give either --{what} (base64) or --{what}-path")
-    if path is not None:
-        return files.read(path)
-    text = "".join((given or "").split())  # base64 programs break lines
-    try:
-        content = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        content = b""
-    if base64.b64encode(content).decode() != text:  # also: stray bits after the last byte
-        raise UsageError(f"--{what} is not base64; --{what}-path takes a file as it is")
-    return content
-
-
-def _digest(
-    hash_function: HashFunction, data: str | None, path: Path | None, data_type: DataType
-) -> bytes:
-    content = _one(data, path, "data")
-    if data_type is DataType.RAW:
-        return hashlib.new(hash_function, content).digest()
-    if len(content) != DIGEST_BYTES[hash_function]:
-        raise UsageError(
-            f"a {hash_function} digest has {DIGEST_BYTES[hash_function]} bytes, not {len(content)}"
-        )
-    return content

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.model.errors import RefusedError, UsageError
+from orchestrator.wire.files import publish
 
 _READ_BYTES_MAX: Final = 64 * 1024 * 1024
 
@@ -46,4 +47,12 @@ def write_new(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         write_and_close(descriptor, content)
     except OSError as exc:
         path.unlink(missing_ok=True)
+        raise UsageError(f"cannot write {path}: {exc.strerror}") from exc
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file whole, mode 0600, in the place of one that may be there."""
+    try:
+        publish(path, content)
+    except OSError as exc:
         raise UsageError(f"cannot write {path}: {exc.strerror}") from exc

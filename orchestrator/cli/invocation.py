@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from importlib import import_module
@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
-from orchestrator.cli import credentials, render
+from orchestrator.cli import credentials, files, render
 from orchestrator.cli.errors import CancelledError, ConfirmationNeededError
 from orchestrator.model.ids import BackupId, ClusterId, HsmId
 from orchestrator.model.roles import Role
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.control.plane import ControlPlane
     from orchestrator.control.recovery import Recovery
     from orchestrator.model.profile import FirmwareProfile
+    from orchestrator.sealed.token_files import TokenFile
 
 
 class OutputFormat(StrEnum):
@@ -97,6 +98,7 @@ class Starting:
 
     services: Services
     login: credentials.GivenLogin
+    destination: credentials.GivenLogin = field(default_factory=credentials.GivenLogin)
 
 
 class Invocation:
@@ -110,6 +112,7 @@ class Invocation:
         cluster_id: str | None = None,
         pin_file: Path | None = None,
         request: str | None = None,
+        approval_path: Path | None = None,
         yes: bool = False,
     ) -> None:
         self.services = starting.services
@@ -117,7 +120,8 @@ class Invocation:
         self.is_json = output is OutputFormat.JSON
         self.request = request
         self.cluster_prefix = cluster_id
-        self._pin_file = pin_file
+        self.destination_login = starting.destination
+        self._pin_file, self._approval_path = pin_file, approval_path
         self._yes = yes
         self._open = ExitStack()
 
@@ -189,6 +193,14 @@ class Invocation:
     def changes(self, natural: Role) -> Changes:
         """Log in to change something."""
         return self.plane.changes(self.cluster_id, self.session(natural))
+
+    @property
+    def approval(self) -> TokenFile | None:
+        """The signed quorum token that was given."""
+        from orchestrator.sealed.token_files import TokenFile
+
+        path = self._approval_path
+        return TokenFile.parse(files.read(path)) if path is not None else None
 
     def confirm(self, question: str) -> None:
         """Return if the person agrees or `--yes` was given, else raise."""

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.cli import files, key_view, next_steps
+from orchestrator.cli.cloudhsm.tree import WRAPS
 from orchestrator.cli.command import CHANGE, LOGIN, Needs, command, group
 from orchestrator.cli.invocation import Invocation
+from orchestrator.cli.offered import offer
 from orchestrator.cli.options import FilterOption, SessionOption
 from orchestrator.model.errors import UsageError
 from orchestrator.model.key_spec import CURVE_BITS, Curve, KeyClass, KeySpec, KeyType
 from orchestrator.model.keys import KeyFilter, check_label, parse_pairs
-from orchestrator.model.roles import Role
+from orchestrator.model.roles import Role, parse_user_name
 
-app = group("key", "Keys: generate, list, delete, export public halves.")
+if TYPE_CHECKING:
+    from orchestrator.wire.messages import KeyDraft
+
+app = group("key", "Keys: generate, share, change, wrap, list, delete, export public halves.")
 symmetric = group("generate-symmetric", "Make an AES key or a generic secret.", app)
 pair = group("generate-asymmetric-pair", "Make an RSA or EC key pair.", app)
+import_ = group("import", "Import a key.", app)
+wrap = group("wrap", "Wrap a key: encrypt it under another.", app)
+unwrap = group("unwrap", "Unwrap a key into the cluster.", app)
 
 _COLUMNS = ("key_reference", "label", "class", "key_type", "size", "owner")
 _ENDED = "the session key ended with this command; use the Python client to work with one"
@@ -43,6 +52,13 @@ class Encoding(StrEnum):
 
 
 _ATTRIBUTES_HELP = "Attributes, e.g. sign=true extractable=false id=0x01."
+ShareOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME …", help="Crypto users who may use the key too."),
+]
+QuorumOption = Annotated[
+    int, typer.Option(metavar="N", min=0, max=8, help="Approvals it takes: 0 for none, 2 to 8.")
+]
 LabelOption = Annotated[str, typer.Option("--label", metavar="LABEL", help="The key's label.")]
 LengthOption = Annotated[int, typer.Option("--key-length-bytes", metavar="BYTES", min=1)]
 AttributesOption = Annotated[
@@ -69,6 +85,9 @@ def aes(
     key_length_bytes: LengthOption,
     attributes: AttributesOption = None,
     session: SessionOption = False,
+    share_crypto_users: ShareOption = None,
+    manage_key_quorum_value: QuorumOption = 0,
+    use_key_quorum_value: QuorumOption = 0,
 ) -> None:
     r"""Make an AES key of 16, 24 or 32 bytes (crypto user).
 
@@ -77,7 +96,8 @@ def aes(
           --attributes encrypt=true decrypt=true extractable=false
     """
     spec = KeySpec(KeyType.AES, key_length_bytes * 8)
-    _generate(call, spec, [(KeyClass.SECRET, label, attributes)], session=session)
+    care = _Care(share_crypto_users, manage_key_quorum_value, use_key_quorum_value)
+    _generate(call, spec, [(KeyClass.SECRET, label, attributes)], care, session=session)
 
 
 @command(symmetric, "generic-secret", CHANGE)
@@ -88,10 +108,14 @@ def generic_secret(
     key_length_bytes: LengthOption,
     attributes: AttributesOption = None,
     session: SessionOption = False,
+    share_crypto_users: ShareOption = None,
+    manage_key_quorum_value: QuorumOption = 0,
+    use_key_quorum_value: QuorumOption = 0,
 ) -> None:
     """Make a generic secret of 1 to 800 bytes (crypto user)."""
     spec = KeySpec(KeyType.GENERIC_SECRET, key_length_bytes * 8)
-    _generate(call, spec, [(KeyClass.SECRET, label, attributes)], session=session)
+    care = _Care(share_crypto_users, manage_key_quorum_value, use_key_quorum_value)
+    _generate(call, spec, [(KeyClass.SECRET, label, attributes)], care, session=session)
 
 
 @command(pair, "rsa", CHANGE)
@@ -105,6 +129,9 @@ def rsa(
     public_attributes: PublicAttributesOption = None,
     private_attributes: PrivateAttributesOption = None,
     session: SessionOption = False,
+    share_crypto_users: ShareOption = None,
+    manage_private_key_quorum_value: QuorumOption = 0,
+    use_private_key_quorum_value: QuorumOption = 0,
 ) -> None:
     r"""Make an RSA key pair (crypto user).
 
@@ -118,7 +145,8 @@ def rsa(
         (KeyClass.PUBLIC, public_label, public_attributes),
         (KeyClass.PRIVATE, private_label, private_attributes),
     ]
-    _generate(call, spec, halves, session=session)
+    care = _Care(share_crypto_users, manage_private_key_quorum_value, use_private_key_quorum_value)
+    _generate(call, spec, halves, care, session=session)
 
 
 @command(pair, "ec", CHANGE)
@@ -131,6 +159,9 @@ def ec(
     public_attributes: PublicAttributesOption = None,
     private_attributes: PrivateAttributesOption = None,
     session: SessionOption = False,
+    share_crypto_users: ShareOption = None,
+    manage_private_key_quorum_value: QuorumOption = 0,
+    use_private_key_quorum_value: QuorumOption = 0,
 ) -> None:
     r"""Make an EC key pair (crypto user).
 
@@ -145,7 +176,8 @@ def ec(
         (KeyClass.PUBLIC, public_label, public_attributes),
         (KeyClass.PRIVATE, private_label, private_attributes),
     ]
-    _generate(call, spec, halves, session=session)
+    care = _Care(share_crypto_users, manage_private_key_quorum_value, use_private_key_quorum_value)
+    _generate(call, spec, halves, care, session=session)
 
 
 @command(app, "list", LOGIN)
@@ -192,7 +224,7 @@ def list_(
     call.show(data, brief=tables, columns=() if verbose else _COLUMNS, next_step=step)
 
 
-@command(app, "delete", Needs(login=True, change=True, confirmation=True))
+@command(app, "delete", Needs(login=True, change=True, guarded=True, confirmation=True))
 def delete(call: Invocation, *, filter_: FilterOption) -> None:
     """Delete the one key that matches; of a pair the other half stays (owner).
 
@@ -205,7 +237,9 @@ def delete(call: Invocation, *, filter_: FilterOption) -> None:
     key = session.find_key(KeyFilter.parse(filter_))
     name = key_view.reference(key)
     call.confirm(f"Delete {key.key_class} {name} ({key.label}) from every HSM?")
-    change = call.plane.changes(call.cluster_id, session).delete_key(key.ref, request=call.request)
+    change = call.plane.changes(call.cluster_id, session).delete_key(
+        key.ref, approval=call.approval, request=call.request
+    )
     call.show({"key_reference": name, "message": "Key deleted successfully", "change": change})
 
 
@@ -241,29 +275,51 @@ def generate_file(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Care:
+    """Who may use a new key besides its owner, and how many must approve."""
+
+    shared: list[str] | None
+    manage_quorum: int
+    use_quorum: int
+
+    def of(self, draft: KeyDraft) -> KeyDraft:
+        """Return the draft with this care."""
+        import msgspec
+
+        return msgspec.structs.replace(
+            draft,
+            shared=tuple(parse_user_name(name) for name in self.shared or ()),
+            manage_quorum=self.manage_quorum,
+            use_quorum=self.use_quorum,
+        )
+
+
 def _generate(
     call: Invocation,
     spec: KeySpec,
     halves: list[tuple[KeyClass, str, list[str] | None]],
+    care: _Care,
     *,
     session: bool,
 ) -> None:
     from orchestrator.wire.messages import KeyDraft
 
     spec.check()
-    drafts = tuple(
-        KeyDraft(key_class, check_label(label), tuple(parse_pairs(attributes or ()).items()))
-        for key_class, label, attributes in halves
-    )
+    drafts = []
+    for key_class, label, attributes in halves:
+        pairs = tuple(parse_pairs(attributes or ()).items())
+        draft = KeyDraft(key_class, check_label(label), pairs)
+        drafts.append(draft if key_class is KeyClass.PUBLIC else care.of(draft))
     login = call.session(Role.CRYPTO_USER)
     change = None
     if session:
-        keys = login.make_session_keys(spec, drafts)
+        keys = login.make_session_keys(spec, tuple(drafts))
         call.warn(_ENDED)
     else:
         changes = call.plane.changes(call.cluster_id, login)
         with call.progress("Making the key"):
-            change, keys = changes.generate_keys(spec, drafts, request=call.request)
+            change, keys = changes.generate_keys(spec, tuple(drafts), request=call.request)
     names = ("key",) if len(keys) == 1 else ("public_key", "private_key")
     data = dict(zip(names, map(key_view.full, keys), strict=True)) | {"change": change}
     tables: dict[str, object] = {"keys": [key_view.brief(key) for key in keys]}
@@ -271,3 +327,11 @@ def _generate(
         tables["held_by"] = f"{change.held} of {change.members} HSMs"
     step = "" if session else next_steps.CREATE_SHARES
     call.show(data, brief=tables, columns=_COLUMNS, next_step=step)
+
+
+for _name in ("share", "unshare", "set-attribute", "replicate"):
+    offer(app, f"key {_name}")
+offer(import_, "key import pem")
+for _name in WRAPS:
+    offer(wrap, f"key wrap {_name}")
+    offer(unwrap, f"key unwrap {_name}")

@@ -43,14 +43,9 @@ def full(key: Key) -> dict[str, object]:
         "class": key.key_class,
     }
     attributes |= {name: getattr(key.attributes, name) for name in Attributes.__struct_fields__}
-    match key.spec.type:
-        case KeyType.AES | KeyType.GENERIC_SECRET:
-            attributes["key_length_bytes"] = key.spec.bits // 8
-        case KeyType.RSA:
-            attributes |= _rsa(key)
-        case KeyType.EC:
-            attributes["curve"] = key.spec.curve
-            attributes["ec_point"] = "0x" + _ec_point(key).hex()
+    if key.spec.type in {KeyType.AES, KeyType.GENERIC_SECRET}:
+        attributes["key_length_bytes"] = key.spec.bits // 8
+    attributes |= public_details(key)
     return {
         "key_reference": reference(key),
         "key_info": {
@@ -59,6 +54,17 @@ def full(key: Key) -> dict[str, object]:
         },
         "attributes": attributes,
     }
+
+
+def public_details(key: Key) -> dict[str, object]:
+    """Return what only one type of key pair has: modulus and exponent, or curve and point."""
+    match key.spec.type:
+        case KeyType.RSA:
+            return _rsa(key)
+        case KeyType.EC:
+            return {"curve": key.spec.curve, "ec_point": "0x" + _ec_point(key).hex()}
+        case _:
+            return {}
 
 
 def public_pem(key: Key) -> bytes:

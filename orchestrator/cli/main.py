@@ -19,6 +19,7 @@ def main(arguments: Sequence[str] | None = None, services: Services | None = Non
     """
     # First of all: nothing that starts from here on may inherit the credentials.
     login = credentials.take_from_environment(os.environ)
+    destination = credentials.take_from_environment(os.environ, "DESTINATION_")
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = errors.wants_json(given)
 
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None, services: Services | None = Non
             given,
             prog_name="cloister",
             standalone_mode=False,
-            obj=Starting(services or Services(), login),
+            obj=Starting(services or Services(), login, destination),
         )
         sys.stdout.flush()
     except KeyboardInterrupt:

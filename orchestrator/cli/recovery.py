@@ -20,7 +20,7 @@ from orchestrator.model.roles import Role
 app = group("recovery", "Recovery: shares for custodians, and a cluster from a backup.")
 
 
-@command(app, "create-shares", Needs(login=True))
+@command(app, "create-shares", Needs(login=True, guarded=True))
 def create_shares(
     call: Invocation,
     *,
@@ -59,7 +59,7 @@ def create_shares(
             _show_one_by_one(words, about)
 
     try:
-        changes.create_recovery_key(threshold, shares, keep)
+        changes.create_recovery_key(threshold, shares, keep, approval=call.approval)
     except PendingError:
         raise  # committed: these shares are the cluster's
     except BaseException:

@@ -17,6 +17,7 @@ from orchestrator.client.balancer import Balancer, Link, Statistics
 from orchestrator.client.trust import seal_clear_key, seal_password
 from orchestrator.client.verify import encrypt_oaep, encrypt_pkcs1, verify_signature
 from orchestrator.model.clock import Clock
+from orchestrator.model.entries import Credential
 from orchestrator.model.errors import (
     NotFoundError,
     OrchestratorError,
@@ -437,6 +438,18 @@ class Session:
             raise TamperedError("the HSM answered with another number of keys than one")
         self._homes[page.keys[0].ref] = home
         return page.keys[0]
+
+    def seal_key(self, ref: int, cluster: str, credential: Credential) -> bytes:
+        """Have a token key sealed to an HSM of a clone."""
+        return self._call(
+            lambda ticket, seen: m.SealKey(ticket, seen, ref, cluster, credential), m.Data
+        ).data
+
+    def seal_user(self, name: str, role: Role, cluster: str, credential: Credential) -> bytes:
+        """Have a user sealed to an HSM of a clone."""
+        return self._call(
+            lambda ticket, seen: m.SealUser(ticket, seen, name, role, cluster, credential), m.Data
+        ).data
 
     def home(self, ref: int) -> str | None:
         """Return the HSM where a session key lives, None for token keys."""

@@ -38,6 +38,7 @@ from orchestrator.model.quorum_decisions import (
     tokens_of_login,
     value_set,
 )
+from orchestrator.model.replication import replicated
 from orchestrator.model.roles import (
     APPLIANCE_NAME,
     Operation,
@@ -177,6 +178,8 @@ def _decide(
             return key_shared(state, change)
         case e.KeyUnshared():
             return key_unshared(state, change)
+        case e.Replicated():
+            return replicated(state, header, change)
         case _:
             return _decide_on_people(state, header, change)
 

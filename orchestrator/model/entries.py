@@ -414,6 +414,36 @@ class KeyUseApproved(Record, tag="key-use-approved"):
     request: bytes
 
 
+class Replica(Record):
+    """A key or a user as one cluster of a family gives it to another: one of the two is empty.
+
+    `key` and `user` are the rows as they are stored; `destination` is the HSM that asked.
+    """
+
+    source: str
+    hsm: str
+    destination_cluster: str
+    destination: str
+    at: int
+    key: bytes = b""
+    user: bytes = b""
+
+
+class SignedReplica(Record):
+    """A Replica as bytes, its HSM's signature, and what proves that HSM to a clone."""
+
+    replica: bytes
+    signature: bytes
+    credential: Credential
+
+
+class Replicated(Record, tag="replicated"):
+    """A key or a user has come from a clone; the source's HSM signed it as it was there."""
+
+    actor: Actor
+    signed: SignedReplica
+
+
 class LoginTicketIssued(Record, tag="login-ticket-issued"):
     """The actor lets Unix user `uid` log in as the actor, without second factor, until `until`."""
 
@@ -503,6 +533,7 @@ Change = (
     | KeyChanged
     | KeyShared
     | KeyUnshared
+    | Replicated
 )
 
 

@@ -30,19 +30,8 @@ BLOB_BYTES_MAX: Final = 16 * 1024
 def keys_created(state: State, header: e.Header, change: e.KeysCreated) -> tuple[Put, ...]:
     """Give new keys their place, within the cluster's limits."""
     authorize(state, change.actor, Operation.GENERATE_KEY)
-    keys, limits = state.tables[Table.KEYS], state.meta.limits
     need(1 <= len(change.keys) <= KEYS_PER_ENTRY, "limit", "an entry makes one key or one pair")
-    need(
-        len(keys) + len(change.keys) <= limits.keys,
-        "limit",
-        f"the cluster has room for {limits.keys} keys and holds {len(keys)}; delete some",
-    )
-    if any(key.key_class is not KeyClass.SECRET for key in change.keys):
-        need(
-            state.asymmetric_keys + len(change.keys) <= limits.asymmetric_keys,
-            "limit",
-            f"the cluster has room for {limits.asymmetric_keys} asymmetric keys; delete some",
-        )
+    check_room(state, change.keys)
     for key in change.keys:
         _check_new_key(state, key, change.actor.name)
     placed = [
@@ -54,8 +43,24 @@ def keys_created(state: State, header: e.Header, change: e.KeysCreated) -> tuple
         _check_halves(*placed)
         placed = [*paired(*placed)]
     elif placed[0].public or placed[0].guards.is_copy:
-        halves = _halves(state, placed[0])  # what came alone may have its other half here
+        halves = halves_of(state, placed[0])  # what came alone may have its other half here
     return _puts(joined((*placed, *halves), {key.ref for key in placed}))
+
+
+def check_room(state: State, new: tuple[Key, ...]) -> None:
+    """Raise RefusedError (`limit`) where the cluster holds as many keys as it may."""
+    keys, limits = state.tables[Table.KEYS], state.meta.limits
+    need(
+        len(keys) + len(new) <= limits.keys,
+        "limit",
+        f"the cluster has room for {limits.keys} keys and holds {len(keys)}; delete some",
+    )
+    if any(key.key_class is not KeyClass.SECRET for key in new):
+        need(
+            state.asymmetric_keys + len(new) <= limits.asymmetric_keys,
+            "limit",
+            f"the cluster has room for {limits.asymmetric_keys} asymmetric keys; delete some",
+        )
 
 
 def _check_halves(public: Key, private: Key) -> None:
@@ -71,7 +76,7 @@ def _puts(keys: tuple[Key, ...]) -> tuple[Put, ...]:
     return tuple(Put(Table.KEYS, key_row(key.ref), key) for key in keys)
 
 
-def _halves(state: State, key: Key) -> tuple[Key, ...]:
+def halves_of(state: State, key: Key) -> tuple[Key, ...]:
     """Return the cluster's other keys with the same public half, or of the same secret value."""
     others = (each for each in state.all_keys() if each.ref != key.ref)
     if key.public:
@@ -127,7 +132,7 @@ def key_changed(state: State, change: e.KeyChanged) -> tuple[Put, ...]:
     if change.actor.role is Role.CRYPTO_USER:
         check_owner(key, change.actor.name, "change")
     changed = change_attribute(key, change.name, change.value, state.meta.hsm_type)
-    return _puts(joined((changed, *_halves(state, key)), {key.ref}))
+    return _puts(joined((changed, *halves_of(state, key)), {key.ref}))
 
 
 def key_shared(state: State, change: e.KeyShared) -> tuple[Put, ...]:

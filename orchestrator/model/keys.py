@@ -50,13 +50,14 @@ class Guards(msgspec.Struct, frozen=True, array_like=True):
 
     `has_wrapped`: it, or its pair's public half, was once allowed to wrap. `unwraps_guarded`: it,
     or its public half, was once trusted. `half_stays`: the private half of this public key was
-    made here and never leaves. Templates are CLI names and values. `is_copy`: it has the value of
-    another key.
+    made here and never leaves. `origin` is the clone and reference that it was replicated from.
+    Templates are CLI names and values. `is_copy`: it has the value of another key.
     """
 
     has_wrapped: bool = False
     unwraps_guarded: bool = False
     half_stays: bool = False
+    origin: str = ""
     wrap_template: tuple[tuple[str, str], ...] = ()
     unwrap_template: tuple[tuple[str, str], ...] = ()
     is_copy: bool = False

@@ -86,6 +86,8 @@ class Operation(StrEnum):
     TRUST_KEY = "trust-key"
     SHARE_KEY = "share-key"
     WRAP_KEY = "wrap-key"
+    REPLICATE_KEY = "replicate-key"
+    REPLICATE_USER = "replicate-user"
     UNWRAP_KEY = "unwrap-key"
     IMPORT_PUBLIC_KEY = "import-public-key"
 
@@ -153,6 +155,8 @@ GRANTS: Final[Mapping[Operation, frozenset[Role]]] = MappingProxyType(
         Operation.TRUST_KEY: _ADMIN,
         Operation.SHARE_KEY: _USER,
         Operation.WRAP_KEY: _USER,
+        Operation.REPLICATE_KEY: _LOGGED_IN,
+        Operation.REPLICATE_USER: _ADMIN,
         Operation.UNWRAP_KEY: _USER,
         Operation.IMPORT_PUBLIC_KEY: _USER,
     }

@@ -170,7 +170,7 @@ def test_a_session_key_changes_where_it_lives(used: Used) -> None:
     session.change_session_key(key.ref, "encrypt", "false")
     assert code_of(session.encrypt, key.ref, b"x") == "key-usage"
     session.change_session_key(key.ref, "label", "mine")
-    assert session.key("mine", "secret-key").ref == key.ref
+    assert session.find_key(KeyFilter(ref=key.ref)).label == "mine"
     for name in ("trusted", "local", "private"):
         assert (
             code_of(session.change_session_key, key.ref, name, "true") == "attribute-read-only"

@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.agent.server import Server
 from orchestrator.client.connection import RpcConnection
-from orchestrator.model.entries import SignedJoinRequest, decode
+from orchestrator.model.entries import Credential, SignedJoinRequest, decode
 from orchestrator.model.errors import RemoteError
 from orchestrator.model.key_spec import (
     Agreement,
@@ -41,6 +41,7 @@ NONE, CO, CU = "no login", "admin", "crypto-user"
 AES = KeySpec(KeyType.AES, 256)
 SIGN = SignMechanism(SignScheme.ECDSA, HashFunction.SHA256)
 GCM = CipherMechanism(CipherScheme.AES_GCM)
+NOBODY = Credential(b"", b"")
 KWP = WrapMechanism(WrapScheme.AES_ZERO_PAD)
 PEER = Agreement(b"")
 DRAFTS = (m.KeyDraft(KeyClass.SECRET, "new"),)
@@ -169,6 +170,13 @@ TABLE: Final = {
     "end a share": (_prepare(m.UnshareKey(1, "cu")), {CU}),
     "keep a session key": (_prepare(m.KeepSessionKey(1 << 63)), {CU}),
     "change a session key": (lambda t: m.ChangeSessionKey(t, 1 << 63, "label", "x"), {CU}),
+    "seal a key to a clone": (lambda t: m.SealKey(t, 0, 1, "c", NOBODY), {CO, CU}),
+    "seal a user to a clone": (
+        lambda t: m.SealUser(t, 0, "cu", Role.CRYPTO_USER, "c", NOBODY),
+        {CO},
+    ),
+    "take a key from a clone": (_prepare(m.TakeReplica("c", b"")), {CO, CU}),
+    "take a user from a clone": (_prepare(m.TakeReplica("c", b"", of_user=True)), {CO}),
     "wrap a key": (lambda t: m.WrapKey(t, 0, 1, 2, KWP), {CU}),
     "unwrap a key": (_prepare(m.UnwrapKey(1, KWP, bytes(40), KeyType.AES, DRAFTS[0])), {CU}),
     "unwrap a session key": (

@@ -14,7 +14,7 @@ from orchestrator.model.key_spec import CURVE_BITS, KeyClass, KeySpec, KeyType
 from orchestrator.model.keys import Key
 from orchestrator.model.roles import Role
 from orchestrator.wire import messages as m
-from tests.stateful.harness import CLUSTER, PASSWORD, FakeStream, LocalCluster
+from tests.stateful.harness import PASSWORD, FakeStream, LocalCluster
 
 AES = KeySpec(KeyType.AES, 256)
 SECRET = KeySpec(KeyType.GENERIC_SECRET, 256)
@@ -34,10 +34,12 @@ def pair(public: Mapping[str, str], private: Mapping[str, str]) -> tuple[m.KeyDr
 class Used:
     """A cluster and the session of a crypto user."""
 
-    def __init__(self, directory: Path) -> None:
-        self.cluster = LocalCluster(directory)
+    def __init__(self, directory: Path, cluster: LocalCluster | None = None) -> None:
+        self.cluster = cluster or LocalCluster(directory)
         source = {x.id: (lambda x=x: FakeStream(x)) for x in self.cluster.members}
-        balancer = Balancer(CLUSTER, self.cluster.anchor, lambda: source, self.cluster.clock)
+        balancer = Balancer(
+            self.cluster.name, self.cluster.anchor, lambda: source, self.cluster.clock
+        )
         clock = self.cluster.clock
         self.session = Session(balancer, clock, Role.CRYPTO_USER, "cu").login(PASSWORD)
 

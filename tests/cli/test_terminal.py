@@ -2,66 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import select
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import ADMIN, ALICE
+from tests.cli.pseudo_terminal import Terminal, spawn
 from tests.cli.stand_ins import HSM, PASSWORD
 
 CHILD = Path(__file__).with_name("terminal_child.py")
-ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 20.0
-
-
-@dataclass
-class Terminal:
-    """A command on a pseudo-terminal, and all that it has written."""
-
-    master: int
-    process: subprocess.Popen[bytes]
-    notes: Path
-    seen: str = ""
-
-    def answer(self, question: str, line: str) -> None:
-        """Wait until `question` is asked once more, then type a line."""
-        self._read_until(question)
-        self.seen += "⏎"
-        os.write(self.master, line.encode() + b"\n")
-
-    def interrupt_at(self, question: str) -> None:
-        self._read_until(question)
-        os.write(self.master, b"\x03")
-
-    def end(self) -> int:
-        """Wait for the end and return the exit status."""
-        while self._read_some():
-            pass
-        return self.process.wait(TIMEOUT_S)
-
-    def _read_until(self, question: str) -> None:
-        deadline = time.monotonic() + TIMEOUT_S
-        while question not in self.seen.rpartition("⏎")[2]:
-            assert time.monotonic() < deadline, self.seen
-            assert self._read_some(), self.seen
-
-    def _read_some(self) -> bool:
-        if not select.select([self.master], [], [], TIMEOUT_S)[0]:
-            return False
-        try:
-            data = os.read(self.master, 4096)
-        except OSError:  # EIO: the other side is closed
-            return False
-        self.seen += data.decode()
-        return bool(data)
 
 
 Start = Callable[..., Terminal]
@@ -72,29 +23,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
     started: list[Terminal] = []
 
     def start_(*arguments: str, **variables: str) -> Terminal:
-        master, slave = os.openpty()
         notes = tmp_path / "notes"
-        environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
-            "TERM": "xterm-256color",
-            "COLUMNS": "120",
-            **variables,
-        }
-        process = subprocess.Popen(
-            [sys.executable, str(CHILD), str(notes), *arguments],
-            stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True,
-        )  # fmt: skip
-        os.close(slave)
-        started.append(Terminal(master, process, notes))
+        child = [sys.executable, str(CHILD), str(notes), *arguments]
+        started.append(spawn(child, notes, variables))
         return started[-1]
 
     yield start_
     for terminal in started:
-        if terminal.process.poll() is None:
-            terminal.process.send_signal(signal.SIGKILL)
-            terminal.process.wait()
-        os.close(terminal.master)
+        terminal.close()
 
 
 def test_a_new_password_is_typed_twice_without_echo(start: Start) -> None:

@@ -18,8 +18,9 @@ from orchestrator.lab.layout import Layout
 from orchestrator.model.errors import RefusedError
 from orchestrator.model.key_spec import KeyClass
 from tests.cli.conftest import ADMIN, ALICE, Run
+from tests.cli.pseudo_terminal import Terminal
 from tests.cli.stand_ins import EC_SPEC, HSM, StandIns, make_key
-from tests.cli.test_terminal import Start, Terminal, start
+from tests.cli.test_terminal import Start, start
 from tests.hostile.wire import examples
 
 __all__ = ["start"]  # a fixture

@@ -135,6 +135,7 @@ def every_request(cluster: LocalCluster) -> list[m.Request]:
         m.ApproveKeyUse(1 << 16, "sign", bytes(32)),
         m.IssueLoginTicket(1000, 0),
         m.RevokeLoginTicket("login"),
+        m.TakeReplica("cluster-aaaaaaaaaaa", bytes(100), of_user=True),
     ]
     return [
         m.Hello(),
@@ -173,6 +174,10 @@ def every_request(cluster: LocalCluster) -> list[m.Request]:
         m.Zeroize(),
         m.ReadAudit(t, 0),
         m.ChangeSessionKey(t, 1 << 63, "label", "text"),
+        m.SealKey(t, 0, 1 << 16, "cluster-aaaaaaaaaaa", Credential(b"member", bytes(256))),
+        m.SealUser(
+            t, 0, "cu", Role.CRYPTO_USER, "cluster-aaaaaaaaaaa", Credential(b"member", bytes(256))
+        ),
         m.WrapKey(t, 0, 1 << 16, 1 << 17, WRAP),
         m.UnwrapSessionKey(t, 0, 1 << 16, WRAP, bytes(40), KeyType.AES, DRAFT),
         m.ImportSessionKey(t, AES, DRAFT, b"sealed"),

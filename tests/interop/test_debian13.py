@@ -109,8 +109,8 @@ def test_ecdh_agrees_with_openssl(token13: TokenAddress, debian: Debian13) -> No
     made = token13.run(loader, *libraries, program, client, "agree", peer)
     public = token13.public_key("agree")
     theirs = token13.run("openssl", "pkeyutl", "-derive", "-inkey", "peer.key", "-peerkey", public)
-    encrypt = ("enc", "-aes-256-ecb", "-nopad", "-K", theirs.hex())
-    assert made.decode() == token13.run("openssl", *encrypt, stdin=bytes(16)).hex()
+    cipher = ("enc", "-aes-256-ecb", "-nopad", "-K", theirs.hex())
+    assert made.decode() == token13.run("openssl", *cipher, stdin=bytes(16)).hex()
     token13.delete("agree")
 
 

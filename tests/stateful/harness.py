@@ -139,13 +139,16 @@ class LocalCluster:
         directory: Path,
         core_type: type[Core] = Core,
         controller_type: type[Controller] = Controller,
+        name: str = CLUSTER,
+        clock: FakeClock | None = None,
     ) -> None:
+        self.name = name
         self.directory, self.core_type, self.controller_type = directory, core_type, controller_type
-        self.clock = FakeClock()
+        self.clock = clock or FakeClock()
         self.fault: tuple[str, Step] | None = None
         self.mishaps: list[str] = []
         self.engine = open_database(directory / "control.db")
-        self.ledger = Ledger(self.engine, CLUSTER)
+        self.ledger = Ledger(self.engine, name)
         self.machines = [Machine(self, number) for number in range(3)]
         self.members = self.machines[:1]
         self.controller = self._new_controller()
@@ -155,9 +158,9 @@ class LocalCluster:
         def source() -> dict[str, Callable[[], FakeStream]]:
             return {x.id: (lambda x=x: FakeStream(x)) for x in self.members}  # type: ignore[misc]
 
-        roster = Roster(CLUSTER, source)
+        roster = Roster(self.name, source)
         roster._pool = OneByOne()  # which HSM meets a planned mishap shall not be chance
-        return self.controller_type(CLUSTER, self.ledger, roster, self.clock, self._step)
+        return self.controller_type(self.name, self.ledger, roster, self.clock, self._step)
 
     def _step(self, step: Step) -> None:
         if self.fault == ("controller", step):

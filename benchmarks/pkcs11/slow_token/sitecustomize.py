@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pkcs11
 
@@ -9,7 +10,7 @@ _SHIM = Path(__file__).with_name("slow.so")
 _load = pkcs11.lib
 
 
-def _lib(so: str) -> object:
+def _lib(so: str) -> Any:  # noqa: ANN401  # what the library's own loader returns
     os.environ["SLOW_MODULE"] = so
     return _load(str(_SHIM))
 

@@ -26,6 +26,11 @@ def clear_key_info(hsm: str, nonce: bytes, name: str, spec: KeySpec, draft: KeyD
     return f"cloister/1 clear-key {hsm} {name} ".encode() + shape + nonce
 
 
+def replica_info(source: str, destination: str, hsm: str) -> bytes:
+    """Return what binds a replica to both clusters and to the HSM that may open it."""
+    return f"cloister/1 replica {source} {destination} {hsm}".encode()
+
+
 def box_info(epoch: int, cluster: str) -> bytes:
     """Return what binds the boxes of a rekeying entry."""
     return f"cloister/1 rekey {epoch} {cluster}".encode()

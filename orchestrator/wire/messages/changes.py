@@ -357,6 +357,14 @@ class ImportPublicKey(Record, tag=True):
     draft: KeyDraft
 
 
+class TakeReplica(Record, tag=True):
+    """Take a key or a user that an HSM of the clone `source` has sealed to this HSM."""
+
+    source: str
+    sealed: bytes
+    of_user: bool = False
+
+
 NewKeyRequest = (
     GenerateKeys
     | DeriveKeys
@@ -366,7 +374,7 @@ NewKeyRequest = (
     | ImportClearKey
     | CopyKey
 )
-KeyRequest = NewKeyRequest | DeleteKey | ChangeKey | ShareKey | UnshareKey
+KeyRequest = NewKeyRequest | DeleteKey | ChangeKey | ShareKey | UnshareKey | TakeReplica
 ChangeRequest = (
     CreateCluster
     | InitializeCluster

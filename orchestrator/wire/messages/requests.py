@@ -8,7 +8,14 @@ from __future__ import annotations
 
 import msgspec
 
-from orchestrator.model.entries import Approval, Entry, Envelope, Record, SignedJoinRequest
+from orchestrator.model.entries import (
+    Approval,
+    Credential,
+    Entry,
+    Envelope,
+    Record,
+    SignedJoinRequest,
+)
 from orchestrator.model.errors import MalformedError
 from orchestrator.model.key_spec import (
     Agreement,
@@ -268,6 +275,27 @@ class ChangeSessionKey(Record, tag=True):
     value: str
 
 
+class SealKey(Record, tag=True):
+    """Seal a token key as it is to an HSM of a clone, which proves itself; answered with Data."""
+
+    ticket: bytes
+    seen: int
+    ref: int
+    cluster: str
+    credential: Credential
+
+
+class SealUser(Record, tag=True):
+    """As SealKey, for a user."""
+
+    ticket: bytes
+    seen: int
+    name: str
+    role: Role
+    cluster: str
+    credential: Credential
+
+
 class WrapKey(Record, tag=True):
     """Wrap key `payload` under key `wrapper`; answered with Data."""
 
@@ -378,7 +406,7 @@ Request = (
     | JoinAccept | RecoverStart | RecoverAccept | Pending | Zeroize | ReadAudit
     | MfaChallenge | ListQuorum | ListLoginTickets | TakeLoginTicket
     | ListObjects
-    | ChangeSessionKey | WrapKey | UnwrapSessionKey
+    | ChangeSessionKey | WrapKey | UnwrapSessionKey | SealKey | SealUser
     | ImportSessionKey | CopySessionKey
 )  # fmt: skip
 
