@@ -217,7 +217,8 @@ class Core:
         puts = decide(state, header, change, secrets, approval)
         self.on_step(Step.APPLY_VERIFIED)
         after = State(header.seq, entry.hash, header.at, state.total_after(puts))
-        line = self.line(header.kind, _actor_of(change), _subject_of(change, puts), "done")
+        subject = f"{_subject_of(change, puts)}{_approved_by(approval)}"
+        line = self.line(header.kind, _actor_of(change), subject, "done")
         base = state if state is not self.state else None  # a restored cluster's first entry
         self.vault.commit(entry, header.request, puts, after, line, base)
         self.on_step(Step.APPLY_STORED)
@@ -307,6 +308,14 @@ def _aad(cluster: str, kind: str, request: str) -> bytes:
 def _actor_of(change: e.Change) -> str:
     actor = getattr(change, "actor", None)
     return f"{actor.role}/{actor.name}" if isinstance(actor, e.Actor) else ""
+
+
+def _approved_by(approval: e.Approval | None) -> str:
+    """Return who approved, each once, as the audit log names them after the subject."""
+    if approval is None:
+        return ""
+    people = sorted({f"{s.role}/{s.name}" for s in approval.signatures})
+    return f" approved by {' '.join(people)}"
 
 
 def _subject_of(change: e.Change, puts: tuple[Put, ...]) -> str:

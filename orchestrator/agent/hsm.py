@@ -87,6 +87,8 @@ class Hsm:
             case e.KeyChanged() if blob := self.core.state.key(change.ref).blob:
                 for peer in list(self.session_keys.peers):  # copies of it as it was
                     self.session_keys.drop_where(peer, lambda key, _: key.blob == blob)
+            case e.KeyChanged():
+                self.session_keys.follow(self.core.state.key(change.ref))
             case e.KeyDeleted() | e.KeysTransferred():
                 for peer in list(self.session_keys.peers):
                     self.session_keys.drop_where(peer, lambda key, _: self._is_orphan(key))

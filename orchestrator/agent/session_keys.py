@@ -14,6 +14,7 @@ from orchestrator.agent.core import Caller, Core, Peer
 from orchestrator.agent.making import token_key
 from orchestrator.model.attribute_rules import change_attribute, joined, operation_to_change
 from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
+from orchestrator.model.key_spec import KeyClass
 from orchestrator.model.keys import SESSION_KEY_BIT, Key
 from orchestrator.model.roles import Operation
 from orchestrator.wire import messages as m
@@ -89,12 +90,31 @@ class SessionKeys:
         """Return `key` and those of its other halves that change with it.
 
         Raises:
-            RefusedError: `attribute-conflict` with one of them, here or in the ledger.
+            RefusedError: `attribute-conflict` with one of them, here or in the ledger; or a half
+                in the ledger would have to note it, which it does for token keys alone.
         """
-        own = [each for each, _ in list(caller.peer.session_keys.values())]
+        held = caller.peer.session_keys
+        own = [each for each, _ in list(held.values())]
         halves = [
             each
             for each in (*own, *(self._core.state.all_keys() if key.public else ()))
             if each.public and each.public == key.public and each.ref != key.ref
         ]
-        return joined((key, *halves), {key.ref})
+        changed = joined((key, *halves), {key.ref})
+        if any(each.ref not in held for each in changed[1:]):
+            raise RefusedError(
+                "attribute-conflict",
+                "its other half is a token key, which must note this for good: make this one a "
+                "token key first",
+            )
+        return changed
+
+    def follow(self, public: Key) -> None:
+        """Have the private halves among all session keys note how a token public key changed."""
+        for peer in list(self.peers):
+            for ref, (key, login) in list(peer.session_keys.items()):
+                if key.key_class is KeyClass.PRIVATE and key.public == public.public:
+                    try:
+                        peer.session_keys[ref] = (joined((key, public), {ref})[0], login)
+                    except RefusedError:  # it decrypts, and the public half may wrap from now on
+                        self.drop(ref)

@@ -54,17 +54,6 @@ _OPTIONS: dict[str, tuple[Any, object]] = {
         ],
         None,
     ),
-    "approval_path": (
-        Annotated[
-            Path | None,
-            typer.Option(
-                "--approval",
-                metavar="FILE",
-                help="Signed quorum token that approves this, where a quorum is set.",
-            ),
-        ],
-        None,
-    ),
     "yes": (Annotated[bool, typer.Option("--yes", help="Do not ask.")], False),
     "output": (
         Annotated[OutputFormat, typer.Option(help="How to show the result.")],
@@ -80,7 +69,6 @@ class Needs:
     cluster: bool = False
     login: bool = False
     change: bool = False
-    guarded: bool = False
     confirmation: bool = False
 
     def options(self) -> list[str]:
@@ -89,7 +77,6 @@ class Needs:
             "cluster_id": self.cluster or self.login,
             "pin_file": self.login,
             "request": self.change,
-            "approval_path": self.guarded,
             "yes": self.confirmation,
             "output": True,
         }
@@ -100,7 +87,6 @@ NOTHING = Needs()
 CLUSTER = Needs(cluster=True)
 LOGIN = Needs(login=True)
 CHANGE = Needs(login=True, change=True)
-GUARDED = Needs(login=True, change=True, guarded=True)
 
 
 def command(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 
-from orchestrator.cli import key_view, signing_input
-from orchestrator.cli.command import LOGIN, Needs, command, group
+from orchestrator.cli import approvals, key_view, signing_input
+from orchestrator.cli.approvals import ApprovalOption
+from orchestrator.cli.command import LOGIN, command, group
 from orchestrator.cli.invocation import Invocation
 from orchestrator.cli.options import (
     DataOption,
@@ -45,6 +46,7 @@ def _register_sign(scheme: SignScheme, example: str) -> None:
         data_type: DataTypeOption = DataType.RAW,
         signature_format: FormatOption = SignatureFormat.RAW,
         hsm: HsmOption = None,
+        approval: ApprovalOption = None,
     ) -> None:
         mechanism = signing_input.mechanism(scheme, hash_function, mgf, salt_length)
         digest = signing_input.digest(
@@ -54,9 +56,9 @@ def _register_sign(scheme: SignScheme, example: str) -> None:
         chosen = _chosen(call, hsm)
         session = call.session(Role.CRYPTO_USER)
         key = session.find_key(wanted, chosen)
-        if (approval := call.approval) is not None:
+        if (approved := approvals.read(approval)) is not None:
             quorum = call.plane.changes(call.cluster_id, session).quorum
-            quorum.approve_sign(key.ref, mechanism, digest, approval)
+            quorum.approve_sign(key.ref, mechanism, digest, approved)
         signature = session.sign(key.ref, mechanism, digest, chosen)
         if scheme is SignScheme.ECDSA and signature_format is SignatureFormat.DER:
             from orchestrator.client.verify import der_signature
@@ -71,7 +73,7 @@ def _register_sign(scheme: SignScheme, example: str) -> None:
       cloister crypto sign {scheme} --key-filter attr.label=web \\
           --hash-function sha256 {example}--data-path contract.pdf
     """
-    command(sign, scheme, Needs(login=True, guarded=True))(run)
+    command(sign, scheme, LOGIN)(run)
 
 
 def _register_verify(scheme: SignScheme) -> None:

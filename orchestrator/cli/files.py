@@ -51,8 +51,8 @@ def write_new(path: Path, content: bytes, *, mode: int = 0o644) -> None:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Write a file whole, mode 0600, in the place of one that may be there."""
+    """Write a file anew, whole or not at all."""
     try:
-        publish(path, content)
+        publish(path.absolute(), content)
     except OSError as exc:
         raise UsageError(f"cannot write {path}: {exc.strerror}") from exc

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import completion, next_steps
+from orchestrator.cli import approvals, completion, next_steps
+from orchestrator.cli.approvals import ApprovalOption
 from orchestrator.cli.command import CLUSTER, Needs, command, group
 from orchestrator.cli.invocation import Invocation
 from orchestrator.cli.options import HsmArgument, ZoneOption
@@ -27,6 +28,7 @@ def create(
             metavar="HOST", help="Default: one of the zone.", autocompletion=completion.hosts
         ),
     ] = None,
+    approval: ApprovalOption = None,
 ) -> None:
     """Add an HSM in a zone. Until the cluster is active there is exactly one.
 
@@ -37,7 +39,9 @@ def create(
       cloister hsm create --az lab-1b
     """
     with call.progress(f"Creating an HSM in {az}"):
-        view = call.plane.create_hsm(call.cluster_id, az, host=host)
+        view = call.plane.create_hsm(
+            call.cluster_id, az, host=host, approval=approvals.read(approval)
+        )
     cluster, hosts = call.plane.cluster(call.cluster_id), call.plane.host_views(call.cluster_id)
     call.show(view, next_step=next_steps.after(cluster, hosts))
 
@@ -56,6 +60,7 @@ def delete(
     force: Annotated[
         bool, typer.Option("--force", help="Also the last one without a recovery key.")
     ] = False,
+    approval: ApprovalOption = None,
 ) -> None:
     """Remove an HSM from the cluster and destroy its token.
 
@@ -64,5 +69,5 @@ def delete(
     cluster, hsm_id = call.hsm(hsm)
     call.confirm(f"Remove {hsm_id} from {cluster} and destroy its token?")
     with call.progress(f"Removing {hsm_id}"):
-        call.plane.delete_hsm(cluster, hsm_id, force=force)
+        call.plane.delete_hsm(cluster, hsm_id, force=force, approval=approvals.read(approval))
     call.show({"cluster_id": cluster, "hsm_id": hsm_id, "state": "DELETED"})

@@ -10,11 +10,13 @@ from enum import StrEnum
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
 from orchestrator.cli import credentials, files, render
 from orchestrator.cli.errors import CancelledError, ConfirmationNeededError
+from orchestrator.model.errors import OrchestratorError
 from orchestrator.model.ids import BackupId, ClusterId, HsmId
 from orchestrator.model.roles import Role
 
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from orchestrator.control.plane import ControlPlane
     from orchestrator.control.recovery import Recovery
     from orchestrator.model.profile import FirmwareProfile
-    from orchestrator.sealed.token_files import TokenFile
 
 
 class OutputFormat(StrEnum):
@@ -112,7 +113,6 @@ class Invocation:
         cluster_id: str | None = None,
         pin_file: Path | None = None,
         request: str | None = None,
-        approval_path: Path | None = None,
         yes: bool = False,
     ) -> None:
         self.services = starting.services
@@ -121,7 +121,7 @@ class Invocation:
         self.request = request
         self.cluster_prefix = cluster_id
         self.destination_login = starting.destination
-        self._pin_file, self._approval_path = pin_file, approval_path
+        self._pin_file = pin_file
         self._yes = yes
         self._open = ExitStack()
 
@@ -186,21 +186,35 @@ class Invocation:
     def session(self, natural: Role | None) -> Session:
         """Log in."""
         login = self.login(natural)
-        session = self.plane.login(self.cluster_id, login.role, login.name, login.password)
+        try:
+            session = self.plane.login(self.cluster_id, login.role, login.name, login.password)
+        except OrchestratorError as exc:
+            if exc.code != "mfa-required" or not credentials.is_interactive():
+                raise
+            session = self._login_with_factor(login)
         self._open.callback(session.close)
         return session
+
+    def _login_with_factor(self, login: credentials.Login) -> Session:
+        """Have the second factor sign a file that lasts no longer than the log-in."""
+        from orchestrator.sealed.token_files import PossessionFile
+
+        cluster, role, name = self.cluster_id, login.role, login.name
+        asked = self.plane.mfa_challenges(cluster, role, name)
+        with TemporaryDirectory(prefix="cloister-mfa-") as directory:
+            path = Path(directory) / "token.json"
+            files.write_new(path, asked.pack(), mode=0o600)
+            sys.stderr.write(
+                f"{name} has a second factor. Sign every `unsigned` in\n  {path}\n"
+                "and put the signatures, in base64, into `signed`.\n"
+            )
+            signed = Path(credentials.ask("Signed file", str(path)))
+            factor = PossessionFile.parse(files.read(signed), asked)
+        return self.plane.login_mfa(cluster, role, name, login.password, factor)
 
     def changes(self, natural: Role) -> Changes:
         """Log in to change something."""
         return self.plane.changes(self.cluster_id, self.session(natural))
-
-    @property
-    def approval(self) -> TokenFile | None:
-        """The signed quorum token that was given."""
-        from orchestrator.sealed.token_files import TokenFile
-
-        path = self._approval_path
-        return TokenFile.parse(files.read(path)) if path is not None else None
 
     def confirm(self, question: str) -> None:
         """Return if the person agrees or `--yes` was given, else raise."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli import files, key_view, next_steps
+from orchestrator.cli import approvals, files, key_view, next_steps
+from orchestrator.cli.approvals import ApprovalOption
 from orchestrator.cli.cloudhsm.tree import WRAPS
 from orchestrator.cli.command import CHANGE, LOGIN, Needs, command, group
 from orchestrator.cli.invocation import Invocation
@@ -224,8 +225,8 @@ def list_(
     call.show(data, brief=tables, columns=() if verbose else _COLUMNS, next_step=step)
 
 
-@command(app, "delete", Needs(login=True, change=True, guarded=True, confirmation=True))
-def delete(call: Invocation, *, filter_: FilterOption) -> None:
+@command(app, "delete", Needs(login=True, change=True, confirmation=True))
+def delete(call: Invocation, *, filter_: FilterOption, approval: ApprovalOption = None) -> None:
     """Delete the one key that matches; of a pair the other half stays (owner).
 
     Backups that hold it still do.
@@ -238,7 +239,7 @@ def delete(call: Invocation, *, filter_: FilterOption) -> None:
     name = key_view.reference(key)
     call.confirm(f"Delete {key.key_class} {name} ({key.label}) from every HSM?")
     change = call.plane.changes(call.cluster_id, session).delete_key(
-        key.ref, approval=call.approval, request=call.request
+        key.ref, approval=approvals.read(approval), request=call.request
     )
     call.show({"key_reference": name, "message": "Key deleted successfully", "change": change})
 

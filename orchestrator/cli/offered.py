@@ -56,6 +56,7 @@ def _act(
         if sum(given.has(name) for name in group) != 1:
             raise UsageError(f"give exactly one of {', '.join(group)}")
     nobody = Environment(GivenLogin(), call.destination_login)
+    call.cluster_prefix = given.maybe("--source-cluster-id") or call.cluster_prefix
     console = Console(call.services, nobody, cluster_prefix=call.cluster_prefix)
     console.plane = call.plane
     if node.who != ANYBODY:

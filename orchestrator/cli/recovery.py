@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import completion, credentials, files, next_steps
+from orchestrator.cli import approvals, completion, credentials, files, next_steps
+from orchestrator.cli.approvals import ApprovalOption
 from orchestrator.cli.command import NOTHING, Needs, command, group
 from orchestrator.cli.invocation import Invocation
 from orchestrator.cli.options import BackupArgument
@@ -20,7 +21,7 @@ from orchestrator.model.roles import Role
 app = group("recovery", "Recovery: shares for custodians, and a cluster from a backup.")
 
 
-@command(app, "create-shares", Needs(login=True, guarded=True))
+@command(app, "create-shares", Needs(login=True))
 def create_shares(
     call: Invocation,
     *,
@@ -32,6 +33,7 @@ def create_shares(
             metavar="DIR", help="Write a file per custodian (0600); default: show one by one."
         ),
     ] = None,
+    approval: ApprovalOption = None,
 ) -> None:
     """Make a recovery key and split it to custodians (admin).
 
@@ -46,6 +48,7 @@ def create_shares(
         raise UsageError("give --output-dir: shares are shown on a terminal only")
     if threshold > shares:
         raise UsageError("--threshold is at most --shares")
+    given = approvals.read(approval)
     changes = call.changes(Role.ADMIN)
     # The files come first: words that cannot be kept must not become the cluster's recovery key.
     drafts = _create_files(output_dir, shares) if output_dir else []
@@ -59,7 +62,7 @@ def create_shares(
             _show_one_by_one(words, about)
 
     try:
-        changes.create_recovery_key(threshold, shares, keep, approval=call.approval)
+        changes.create_recovery_key(threshold, shares, keep, approval=given)
     except PendingError:
         raise  # committed: these shares are the cluster's
     except BaseException:
@@ -97,6 +100,7 @@ def recover(
         list[Path] | None,
         typer.Option(metavar="FILE …", help="Custodians' files; default: ask for the words."),
     ] = None,
+    approval: ApprovalOption = None,
 ) -> None:
     """Make a new cluster from BACKUP and the custodians' shares, without any old HSM.
 
@@ -109,7 +113,9 @@ def recover(
     words = [_words(files.read(path)) for path in share_file or ()] or _ask_words()
     zone = az or call.plane.infrastructure.hosts()[0].zone
     with call.progress("Recovering"):
-        view = call.services.recovery(call.plane).recover(backup_id, words, zone, hsm_type)
+        view = call.services.recovery(call.plane).recover(
+            backup_id, words, zone, hsm_type, approvals.read(approval)
+        )
     call.go_on_with(view.cluster_id)
     call.show(view, next_step=next_steps.after(view, call.plane.host_views(view.cluster_id)))
 

@@ -22,9 +22,14 @@ def mechanism(
         return SignMechanism(scheme, hash_function)
     if mgf is None or salt_length is None:
         raise UsageError("rsa-pkcs-pss needs --mgf and --salt-length")
+    check_mgf(hash_function, mgf)
+    return SignMechanism(scheme, hash_function, salt_length)
+
+
+def check_mgf(hash_function: HashFunction, mgf: str) -> None:
+    """Raise UsageError unless the mask generation function has the same hash."""
     if mgf != f"mgf1-{hash_function}":
         raise UsageError(f"--mgf must have the same hash as --hash-function: mgf1-{hash_function}")
-    return SignMechanism(scheme, hash_function, salt_length)
 
 
 def one_of(given: str | None, path: Path | None, what: str) -> bytes:

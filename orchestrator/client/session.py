@@ -204,12 +204,24 @@ class Session:
     def list_keys(
         self, key_filter: KeyFilter, offset: int = 0, limit: int = 10, hsm: str | None = None
     ) -> m.KeyPage:
-        """Return a page of the keys that match, and how many match in all; `hsm` chooses whose."""
-        return self._call(
-            lambda ticket, seen: m.ListKeys(ticket, seen, key_filter, offset, limit),
-            m.KeyPage,
-            self._homes.get(key_filter.ref, hsm),
-        )
+        """Return a page of the keys that match, and how many match in all; `hsm` chooses whose.
+
+        Session keys are listed by the HSM where they live: the last one that made one is asked.
+        """
+
+        def build(ticket: bytes, seen: int) -> m.ListKeys:
+            return m.ListKeys(ticket, seen, key_filter, offset, limit)
+
+        chosen = self._homes.get(key_filter.ref, hsm)
+        if chosen is None and (homes := list(self._homes.values())):
+            try:
+                return self._call(build, m.KeyPage, homes[-1])
+            except UnavailableError:
+                pass  # its session keys are gone; token keys are everywhere
+            except RemoteError as exc:
+                if exc.code != "behind":
+                    raise
+        return self._call(build, m.KeyPage, chosen)
 
     def find_key(self, key_filter: KeyFilter, hsm: str | None = None) -> Key:
         """Return the one key that matches; `hsm` chooses the HSM that is asked.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
 
 from orchestrator.model.errors import RefusedError, UsageError
 from orchestrator.model.key_spec import (
@@ -16,6 +16,7 @@ from orchestrator.model.key_spec import (
     CipherMechanism,
     CipherScheme,
     HashFunction,
+    KeyType,
     SignMechanism,
     SignScheme,
 )
@@ -95,6 +96,19 @@ def _verify_rsa(
         else padding.PSS(padding.MGF1(algorithm), mechanism.salt_bytes)
     )
     key.verify(signature, digest, scheme, utils.Prehashed(algorithm))
+
+
+def public_type(public: bytes) -> KeyType:
+    """Return the type of a public key in PEM, or raise UsageError."""
+    try:
+        key = load_pem_public_key(public)
+    except (ValueError, UnsupportedAlgorithm) as exc:
+        raise UsageError("this is no public key in PEM") from exc
+    if isinstance(key, rsa.RSAPublicKey):
+        return KeyType.RSA
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return KeyType.EC
+    raise UsageError("only RSA and EC public keys can be imported")
 
 
 def encrypt_oaep(public: bytes, mechanism: CipherMechanism, plaintext: bytes) -> bytes:

@@ -343,6 +343,14 @@ def check_key_id(value: bytes) -> bytes:
     return value
 
 
+def parse_bytes(text: str, what: str) -> bytes:
+    """Parse a byte string of a flag in hexadecimal, with or without `0x`, of any length."""
+    try:
+        return bytes.fromhex(text.removeprefix("0x"))
+    except ValueError as exc:
+        raise UsageError(f"{what} is not hexadecimal") from exc
+
+
 def parse_reference(text: str) -> int:
     """Parse a key reference: `0x` and hex digits, or decimal."""
     try:

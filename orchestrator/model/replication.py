@@ -85,8 +85,8 @@ def _key_replicated(
     check_room(state, (key,))
     origin = key.guards.origin or f"{source} {key_row(key.ref)}"
     for held in state.all_keys():
-        same = held.key_class is key.key_class and held.blob == key.blob and bool(key.blob)
-        if same or held.guards.origin == origin or _is_from_the_backup(held, key):
+        is_origin = origin == f"{state.meta.cluster} {key_row(held.ref)}"
+        if is_origin or held.guards.origin == origin or _is_from_the_backup(held, key):
             raise RefusedError(
                 "exists",
                 f"key 0x{key.ref:016x} of {source} is here already, as key 0x{held.ref:016x}",
@@ -98,8 +98,10 @@ def _key_replicated(
 
 
 def _is_from_the_backup(held: Key, key: Key) -> bool:
-    """Public keys have no blob to know them by: those of the backup kept their reference."""
-    return (held.ref, held.key_class, held.public) == (key.ref, key.key_class, key.public)
+    """Keys of the common backup kept their reference; later ones of one reference differ."""
+    return (held.ref, held.key_class, held.public, held.blob) == (
+        key.ref, key.key_class, key.public, key.blob,
+    )  # fmt: skip
 
 
 def _user_replicated(state: State, header: e.Header, actor: e.Actor, user: User) -> tuple[Put, ...]:

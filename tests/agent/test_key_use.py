@@ -177,7 +177,7 @@ def test_a_session_key_changes_where_it_lives(used: Used) -> None:
         ), name
     assert code_of(session.change_session_key, key.ref, "token", "true") == "usage"
     assert code_of(session.change_session_key, 1 << 63, "label", "x") == "not-found"
-    public, private = session.make_session_keys(RSA, pair({}, {"extractable": "false"}))
+    public, private = session.make_session_keys(EC[Curve.P256], pair({}, {"extractable": "false"}))
     session.change_session_key(public.ref, "wrap", "true")
     assert (
         code_of(session.change_session_key, private.ref, "decrypt", "true") == "attribute-conflict"

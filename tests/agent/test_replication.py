@@ -121,6 +121,18 @@ def test_a_key_comes_as_it_is(family: Family) -> None:
     assert code_of(family.admins.replicate_key, key.ref) == "exists"
 
 
+def test_what_came_does_not_go_back_to_where_it_is(family: Family) -> None:
+    key = new_key(family)
+    _, copy = family.owner.replicate_key(key.ref)
+    back = Replication(family.there.session, family.here.cluster.controller, family.here.session)
+    assert code_of(back.replicate_key, copy.ref) == "exists"
+    family.here.change(m.DeleteKey(key.ref))
+    _, again = back.replicate_key(copy.ref)
+    sealed = family.here.session.encrypt(again.ref, b"x")
+    assert family.there.session.decrypt(copy.ref, sealed) == b"x"
+    assert code_of(family.owner.replicate_key, again.ref) == "exists"
+
+
 def test_both_halves_come_one_by_one(family: Family) -> None:
     public, private = family.here.make(EC[Curve.P384], *pair({}, {"sign": "true"}))
     for key in (public, private):

@@ -19,6 +19,8 @@ from orchestrator.client.session import Session
 from orchestrator.model.entries import decode
 from orchestrator.model.errors import RemoteError
 from orchestrator.model.key_spec import (
+    CipherMechanism,
+    CipherScheme,
     HashFunction,
     KeyClass,
     KeyType,
@@ -286,6 +288,49 @@ def test_wrap_then_decrypt_by_any_way_round_is_refused(used: Wrapped) -> None:
         rows = machine.hsm.core.state.tables[Table.KEYS]
         rows[key_row(kek.ref)] = msgspec.structs.replace(old, blob=rows[key_row(kek.ref)].blob)  # type: ignore[union-attr]
     assert wrap_code(used, key, kek) == "attribute-conflict"
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Wrapped]:
+    """A cluster in which no RSA key was there before: the fake token has but a few to give."""
+    made = Wrapped(tmp_path)
+    yield made
+    made.close()
+
+
+def test_a_pair_split_over_session_and_ledger_counts_as_one(fresh: Wrapped) -> None:
+    used, session, cluster = fresh, fresh.session, fresh.cluster
+
+    def keep(key: Key) -> Key:
+        change = m.KeepSessionKey(key.ref)
+        home = session.home_of(key.ref)
+        outcome = cluster.controller.change(lambda _: change, ticket=session.ticket(), author=home)
+        return outcome.keys[0]
+
+    halves = pair({}, {"unwrap": "true", "extractable": "false"})
+    public, private = session.make_session_keys(RSA, halves)
+    kept = keep(private)  # the public half is in this connection alone
+    wraps = ("wrap", "true")
+    assert code_of(session.change_session_key, public.ref, *wraps) == "attribute-conflict"
+    used.set(kept, "decrypt", "true")
+    assert code_of(session.change_session_key, public.ref, *wraps) == "attribute-conflict"
+    # The other way round: what the ledger's half was allowed to do, the session's half notes.
+    public, private = session.make_session_keys(RSA, halves)
+    kept = keep(public)
+    used.set(kept, "wrap", "true")
+    [key] = used.make(AES, draft())
+    wrapped = session.wrap_key(key.ref, kept.ref, OAEP)
+    used.change(m.DeleteKey(kept.ref))
+    decrypts = ("decrypt", "true")
+    assert code_of(session.change_session_key, private.ref, *decrypts) == "attribute-conflict"
+    assert session.unwrap_session_key(private.ref, OAEP, wrapped, KeyType.AES, draft()).ref
+    # And one that decrypts already ends when its public half may wrap.
+    public, private = session.make_session_keys(RSA, pair({}, {"decrypt": "true"}))
+    kept = keep(public)
+    used.set(kept, "wrap", "true")
+    oaep = CipherMechanism(CipherScheme.RSA_OAEP, hash=HashFunction.SHA1)
+    sealed = session.encrypt(kept.ref, b"x", mechanism=oaep)
+    assert code_of(session.decrypt, private.ref, sealed, mechanism=oaep) == "not-found"
 
 
 def test_templates_are_kept_and_enforced(used: Wrapped) -> None:

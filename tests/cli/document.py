@@ -59,7 +59,8 @@ def output(name: str, directory: Path) -> dict[str, object]:
     """Run a command's scenario and return its JSON."""
     scenario = scenarios.SCENARIOS[name]
     services = StandIns(directory)
-    argv = [*name.split(), *scenarios.prepare(scenario, services, directory), "--output", "json"]
+    given = scenarios.prepare(scenario, services, directory)
+    argv = [*name.split(), "--output", "json", *given]
     os.environ.update(scenarios.environment(scenario))
     out, err = io.StringIO(), io.StringIO()
     before, sys.stdin = sys.stdin, io.TextIOWrapper(io.BytesIO(scenario.stdin.encode()))

@@ -11,6 +11,7 @@ import typer.core
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, utils
 
+from orchestrator.cli import key_view
 from orchestrator.cli.app import build
 from orchestrator.model.key_spec import KeyClass, KeySpec, KeyType
 from orchestrator.model.keys import Key
@@ -20,7 +21,9 @@ from tests.cli.stand_ins import (
     EC_SPEC,
     HSM,
     PASSWORD,
+    POSSESSION,
     RSA_PRIVATE,
+    TOKEN,
     StandIns,
     make_key,
 )
@@ -40,6 +43,16 @@ class Scenario:
 _AES: Final = make_key(KeyClass.SECRET, KeySpec(KeyType.AES, 256), "data")
 _RSA: Final = make_key(KeyClass.PUBLIC, KeySpec(KeyType.RSA, 2048), "web")
 _SIGN: Final = "--key-filter attr.label=web --hash-function sha256 --data SGVsbG8="
+_FILTER: Final = "--filter attr.label=data"
+_CLONES: Final = "--source-cluster-id cluster-a --destination-cluster-id cluster-a"
+_PEM: Final = key_view.public_pem(make_key(KeyClass.PUBLIC, EC_SPEC, "web")).decode()
+_WRAPS: Final = {
+    "aes-gcm": " --tag-length-bits 128", "aes-no-pad": "", "aes-pkcs5-pad": "", "aes-zero-pad": "",
+    "cloudhsm-aes-gcm": " --tag-length-bits 128",
+    "rsa-aes": " --hash-function sha1 --mgf mgf1-sha1",
+    "rsa-oaep": " --hash-function sha1 --mgf mgf1-sha1",
+    "rsa-pkcs": "",
+}  # fmt: skip
 SCENARIOS: Final = {
     "lab up": Scenario("--azs 2"),
     "lab status": Scenario(""),
@@ -76,6 +89,43 @@ SCENARIOS: Final = {
     "user change-password": Scenario(
         "--username alice --role crypto-user --password-stdin", True, "new-password\n"
     ),
+    **{
+        f"user {what}": Scenario("--username alice --role crypto-user", needs_login=True)
+        for what in ("unlock", "disable", "enable", "remove-mfa")
+    },
+    "user transfer-keys": Scenario("--username alice --to bob --yes", needs_login=True),
+    "user mfa-token": Scenario(
+        "--username alice --role crypto-user --token {tmp}/mfa.json", needs_login=True
+    ),
+    "user set-mfa": Scenario(
+        "--username bob --role crypto-user --public-key {tmp}/k.pem --signed-token {tmp}/mfa.json",
+        needs_login=True,
+        files={"k.pem": "key", "mfa.json": POSSESSION.pack().decode()},
+    ),
+    "user login-ticket issue": Scenario("--uid 7 --path {tmp}/ticket.json", needs_login=True),
+    "user login-ticket list": Scenario("", needs_login=True),
+    "user login-ticket revoke": Scenario("login-1", needs_login=True),
+    "quorum request": Scenario(
+        "--token {tmp}/t.json -- user create --username bob --role crypto-user",
+        needs_login=True,
+    ),
+    "quorum generate": Scenario("--service user --token {tmp}/t.json", needs_login=True),
+    "quorum request-restore": Scenario(f"{BACKUP} --username ana --token {{tmp}}/t.json"),
+    "quorum show": Scenario("{tmp}/t.json", files={"t.json": TOKEN.pack().decode()}),
+    "quorum approve": Scenario(
+        "{tmp}/t.json --username ben --signature {tmp}/sig",
+        files={"t.json": TOKEN.pack().decode(), "sig": "signature"},
+    ),
+    "quorum list": Scenario(""),
+    "quorum set-value": Scenario("--service user --value 2", needs_login=True),
+    "quorum set-policy": Scenario("--bound-only", needs_login=True),
+    "quorum delete": Scenario("--scope user", needs_login=True),
+    "quorum registration": Scenario("--token {tmp}/r.json", needs_login=True),
+    "quorum register": Scenario(
+        "--public-key {tmp}/k.pem --signed-token {tmp}/r.json",
+        needs_login=True,
+        files={"k.pem": "key", "r.json": POSSESSION.pack().decode()},
+    ),
     "key generate-symmetric aes": Scenario("--label data --key-length-bytes 32", True),
     "key generate-symmetric generic-secret": Scenario("--label mac --key-length-bytes 64", True),
     "key generate-asymmetric-pair rsa": Scenario(
@@ -86,6 +136,29 @@ SCENARIOS: Final = {
     "key generate-asymmetric-pair ec": Scenario(
         "--public-label ca-pub --private-label ca --curve secp256r1", needs_login=True
     ),
+    "user replicate": Scenario(f"--username alice --role crypto-user {_CLONES}", True),
+    "key share": Scenario(f"{_FILTER} --username bob --role crypto-user", needs_login=True),
+    "key unshare": Scenario(f"{_FILTER} --username bob --role crypto-user", needs_login=True),
+    "key set-attribute": Scenario(f"{_FILTER} --name label --value new", needs_login=True),
+    "key replicate": Scenario(f"{_FILTER} {_CLONES}", needs_login=True),
+    "key import pem": Scenario(
+        "--path {tmp}/web.pem --label web --key-type-class ec-public", True, files={"web.pem": _PEM}
+    ),
+    **{
+        f"key wrap {name}": Scenario(
+            f"--payload-filter attr.label=data --wrapping-filter attr.label=kek{options}", True
+        )
+        for name, options in _WRAPS.items()
+    },
+    **{
+        f"key unwrap {name}": Scenario(
+            "--filter attr.label=kek --data AAAA --key-type-class aes --label back"
+            + options
+            + " --iv 00" * (name == "aes-gcm"),
+            needs_login=True,
+        )
+        for name, options in _WRAPS.items()
+    },
     "key list": Scenario("", needs_login=True),
     "key delete": Scenario("--filter attr.label=data --yes", needs_login=True, key=_AES),
     "key generate-file": Scenario(

@@ -32,12 +32,29 @@ from orchestrator.gateway.report import ClientReport, GatewayReport, HsmReport, 
 from orchestrator.lab.demo import Row
 from orchestrator.lab.lab import LabStatus
 from orchestrator.lab.protocol import AgentStatus
+from orchestrator.model.entries import Actor
 from orchestrator.model.errors import LoginFailedError
 from orchestrator.model.key_spec import Curve, KeyClass, KeySpec, KeyType
 from orchestrator.model.keys import Attributes, Key, KeyFilter
 from orchestrator.model.profile import FirmwareProfile
+from orchestrator.model.quorum import ApprovalData
 from orchestrator.model.roles import Role
-from orchestrator.wire.messages import AuditRecord, KeyDraft, KeyPage, UserView
+from orchestrator.model.services import Service
+from orchestrator.sealed.token_files import (
+    LoginTicketFile,
+    Possession,
+    PossessionFile,
+    TokenFile,
+)
+from orchestrator.wire.messages import (
+    AuditRecord,
+    KeyDraft,
+    KeyPage,
+    LoginTicketView,
+    QuorumPage,
+    TokenView,
+    UserView,
+)
 
 CLUSTER, HSM, BACKUP = "cluster-aaaaaaaaaaa", "hsm-bbbbbbbbbbb", "backup-ccccccccccc"
 NOON = 1_790_000_000_000
@@ -80,6 +97,17 @@ def make_key(key_class: KeyClass, spec: KeySpec, label: str, ref: int = 0x70000)
 
 
 EC_SPEC = KeySpec(KeyType.EC, 256, Curve.P256)
+
+
+TOKEN = TokenFile(
+    ApprovalData(
+        Service.USER, 0, "ana", NOON // 1000, "user create username=bob role=crypto-user",
+        (bytes(16),),
+    )
+)  # fmt: skip
+_ENROLMENT = ApprovalData(Service.MFA, 0, "ana", NOON // 1000, "user change-mfa", TOKEN.data.nonces)
+POSSESSION = PossessionFile((Possession(_ENROLMENT),))
+LOGIN_TICKET = LoginTicketFile(CLUSTER, "cu", Role.CRYPTO_USER, 7, NOON, "login-1", b"ticket")
 
 
 @dataclass
@@ -234,16 +262,26 @@ class StandIns(Services):
     def hsms(self, cluster: str) -> list[HsmView]:
         return [HSM_VIEW]
 
-    def create_hsm(self, cluster: str, zone: str, *, host: str | None) -> HsmView:
+    def create_hsm(self, cluster: str, zone: str, *, host: str | None, approval: object) -> HsmView:
         self.calls.append(("create-hsm", zone, host))
         return HSM_VIEW
 
-    def delete_hsm(self, cluster: str, hsm: str, *, force: bool) -> None:
+    def delete_hsm(self, cluster: str, hsm: str, *, force: bool, approval: object) -> None:
         self.calls.append(("delete-hsm", hsm, force))
 
     def host_views(self, cluster: str) -> list[HostView]:
         admitted = HostView("host-1a", "lab-1a", bytes(32), "SHA256:00", True)
         return [admitted, HostView("host-1b", "lab-1b", bytes(32), "SHA256:01", False)]
+
+    def quorum(self, cluster: str) -> QuorumPage:
+        token = TokenView(TOKEN.token, Service.USER, 0, "ana", Role.ADMIN, TOKEN.words, NOON,
+                          NOON + 600_000, 2)  # fmt: skip
+        values = ((Service.USER, 2), (Service.QUORUM, 1))
+        return QuorumPage(values, False, False, 600, 600, (token,))
+
+    @property
+    def clock(self) -> Any:
+        return SimpleNamespace(now_ms=lambda: NOON)
 
     def users(self, cluster: str) -> tuple[UserView, ...]:
         return (UserView("admin", Role.ADMIN, False),)
@@ -255,20 +293,44 @@ class StandIns(Services):
         return FakeSession(self, role, name)
 
     def recovery_key(
-        self, threshold: int, shares: int, keep: Callable[[list[str]], None]
+        self, threshold: int, shares: int, keep: Callable[[list[str]], None], *, approval: object
     ) -> list[str]:
         self.calls.append(("create_recovery_key", threshold, shares))
         words = ["alpha beta"] * shares
         keep(words)
         return words
 
+    def controller(self, cluster: str) -> Any:
+        outcome = SimpleNamespace(report=CHANGE, keys=(self.key,))
+        return SimpleNamespace(cluster=cluster, change=self.note("change", outcome))
+
     def changes(self, cluster: str, session: Any) -> Any:
-        names = ("create_user", "delete_user", "change_password", "admit_host", "expel_host")
+        names = (
+            "create_user", "delete_user", "change_password", "admit_host", "expel_host",
+            "unlock_user", "disable_user", "enable_user", "transfer_keys", "set_mfa", "remove_mfa",
+            "revoke_login_ticket",
+        )  # fmt: skip
+        quorum = ("set_value", "set_policy", "delete_tokens", "register")
         return SimpleNamespace(
             **{name: self.note(name, CHANGE) for name in names},
             delete_key=self.note("delete_key", CHANGE),
+            share_key=self.note("share_key", CHANGE),
+            unshare_key=self.note("unshare_key", CHANGE),
+            set_attribute=self.note("set_attribute", (CHANGE, 0x70000)),
+            unwrap_key=self.note("unwrap_key", (CHANGE, self.key)),
+            import_public_key=self.note("import_public_key", (CHANGE, self.key)),
             generate_keys=self.generate_keys,
             create_recovery_key=self.recovery_key,
+            mfa_enrolment=lambda *_: POSSESSION,
+            issue_login_ticket=self.note("issue_login_ticket", LOGIN_TICKET),
+            login_tickets=lambda: (LoginTicketView("login-1", "cu", Role.CRYPTO_USER, 7, NOON),),
+            quorum=SimpleNamespace(
+                **{name: self.note(name, CHANGE) for name in quorum},
+                actor=Actor(session.name, session.role),
+                request=self.note("request", TOKEN),
+                generate=self.note("generate", TOKEN),
+                registration=lambda: POSSESSION,
+            ),
         )
 
     def generate_keys(
@@ -298,6 +360,16 @@ class FakeSession:
     def list_keys(self, key_filter: KeyFilter, offset: int, limit: int) -> KeyPage:
         self.services.calls.append(("list", key_filter, offset, limit))
         return KeyPage((self.services.key,), self.services.total_keys)
+
+    def ticket(self) -> bytes:
+        return b""
+
+    def heard(self, seq: int) -> None:
+        pass
+
+    def wrap_key(self, payload: int, wrapper: int, mechanism: Any) -> bytes:
+        self.services.calls.append(("wrap_key", payload, wrapper, mechanism))
+        return bytes(24)
 
     def make_session_keys(self, spec: KeySpec, drafts: tuple[KeyDraft, ...]) -> tuple[Key, ...]:
         self.services.calls.append(("session-keys", spec, drafts))

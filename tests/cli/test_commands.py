@@ -58,7 +58,7 @@ def test_every_command_shows_one_object_or_tables(
         directory = tmp_path / str(len(extra))
         directory.mkdir()
         scenario = SCENARIOS[name]
-        arguments = [*name.split(), *prepare(scenario, services, directory), *extra]
+        arguments = [*name.split(), *extra, *prepare(scenario, services, directory)]
         outcome = run(*arguments, login=environment(scenario), stdin=scenario.stdin)
         assert outcome.status == 0, outcome.err
         assert "\x1b" not in outcome.out + outcome.err
@@ -209,7 +209,9 @@ def test_shares_are_files_of_their_custodians_alone(
     assert "alpha beta" not in outcome.out + outcome.err
     recover = run("recovery", "recover", "backup-c", "--share-file", *map(str, paths[:3]))
     assert recover.status == 0
-    assert ("recover", "backup-ccccccccccc", ["alpha beta"] * 3, "lab-1a", None) in services.calls
+    assert ("recover", "backup-ccccccccccc", ["alpha beta"] * 3, "lab-1a", None, None) in (
+        services.calls
+    )
 
 
 def test_no_recovery_key_is_made_whose_shares_cannot_be_kept(

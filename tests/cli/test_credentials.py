@@ -116,7 +116,7 @@ def test_a_new_password_is_the_first_line_of_stdin(
 ) -> None:
     create = "user create --username Bob --role crypto-user --password-stdin --request r1"
     assert run(*create.split(), login=ADMIN, stdin=stdin).status == 0
-    assert ("create_user", "bob", Role.CRYPTO_USER, b"new-password", "r1") in services.calls
+    assert ("create_user", "bob", Role.CRYPTO_USER, b"new-password", None, "r1") in services.calls
 
 
 def test_new_passwords_follow_the_rule_before_anything_is_asked(

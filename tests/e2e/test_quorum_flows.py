@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from orchestrator.client.session import Session
 from orchestrator.control.backups import Backups
 from orchestrator.control.changes import Changes
+from orchestrator.control.inspection import Inspection
 from orchestrator.control.quorum import restore_request
 from orchestrator.lab import demo, lab
 from orchestrator.model import entries as e
@@ -364,6 +366,47 @@ def test_a_lent_login_for_applications(site: Site, eve: OpensslKey) -> None:
 
 def set_value(site: Site, service: Service, value: int) -> None:
     site.of("ana").quorum.set_value(service, value)
+
+
+def cloister(site: Site, words: str, name: str = "", stdin: bytes = b"") -> dict[str, object]:
+    """Run `cloister` as a person would, and return its JSON."""
+    pin = {"CLOUDHSM_ROLE": "admin", "CLOUDHSM_PIN": f"{name}:{PASSWORD.decode()}"} if name else {}
+    command, *rest = words.split(" -- ", 1)
+    argv = [sys.executable, "-m", "orchestrator", *command.split(), "--output", "json"]
+    argv += ["--", *rest[0].split()] if rest else []
+    done = subprocess.run(
+        argv, input=stdin, capture_output=True, timeout=60, check=False,
+        env={**os.environ, "CLOISTER_HOME": str(site.plane.home), **pin},
+    )  # fmt: skip
+    answer = json.loads(done.stdout or done.stderr.splitlines()[-1])
+    assert isinstance(answer, dict)
+    return {**answer, "status": done.returncode}
+
+
+def test_the_command_line_from_request_to_audit(guarded: Site) -> None:
+    path, signature = guarded.directory / "request.json", guarded.directory / "sig"
+    path.unlink(missing_ok=True)
+    operation = "user create --username byhand --role crypto-user"
+    asked = cloister(guarded, f"quorum request --token {path} -- {operation}", "ana")
+    assert asked["operation"] == "user create username=byhand role=crypto-user"
+    for name in ("ben", "cai"):
+        token = bytes.fromhex(str(cloister(guarded, f"quorum show {path}")["token"]))
+        signature.write_bytes(guarded.keys[name].sign(token))
+        cloister(guarded, f"quorum approve {path} --username {name} --signature {signature}")
+    waiting = cloister(guarded, "quorum list")["tokens"]
+    assert isinstance(waiting, list)
+    assert [each["operation"] for each in waiting] == [asked["operation"]]
+    create = f"{operation} --password-stdin"
+    refused = cloister(guarded, create, "ana", PASSWORD)
+    assert (refused["message"], refused["status"]) == (MESSAGE, 1)
+    done = cloister(guarded, f"{create} --approval {path}", "ana", PASSWORD)
+    assert (done["username"], done["status"]) == ("byhand", 0)
+    again = cloister(guarded, f"{create} --approval {path}", "ana", PASSWORD)
+    assert again["status"] == 1
+    hsm = guarded.plane.hsms(guarded.cluster)[0].hsm_id
+    audit = Inspection(guarded.plane).audit(guarded.cluster, hsm)
+    [line] = [r for r in audit if "byhand" in r.subject and r.event == "user-created"]
+    assert line.subject == "crypto-user/byhand approved by admin/ben admin/cai"
 
 
 def test_restoring_a_backup_and_deleting_the_cluster_can_need_people(site: Site) -> None:

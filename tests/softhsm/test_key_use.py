@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from orchestrator.client.session import Session
+from orchestrator.control.backups import Backups
+from orchestrator.control.replication import Replication
 from orchestrator.lab import demo, lab
 from orchestrator.model.errors import RemoteError
 from orchestrator.model.key_spec import (
@@ -37,6 +39,7 @@ from orchestrator.wire import messages as m
 
 pytestmark = [pytest.mark.softhsm, pytest.mark.timeout(120)]
 AES = KeySpec(KeyType.AES, 256)
+EC = KeySpec(KeyType.EC, 256, Curve.P256)
 SECRET = KeySpec(KeyType.GENERIC_SECRET, 512)
 WRAP_PAD = WrapMechanism(WrapScheme.AES_ZERO_PAD)
 RSA = KeySpec(KeyType.RSA, 2048, None, 65537)
@@ -153,6 +156,35 @@ def test_keys_wrapped_by_one_hsm_come_in_at_another(job: demo.Demo, session: Ses
     assert report is not None
     assert not ref & SESSION_KEY_BIT
     assert len(session.wrap_key(payload.ref, ref, WRAP_PAD)) == 40
+
+
+def test_a_key_goes_to_a_clone(job: demo.Demo, session: Session) -> None:
+    admin = job._login(Role.ADMIN, "admin")
+    backup = Backups(job.plane).create(job.cluster).backup_id
+    clone = job.plane.create_cluster("hsm2m.medium", (), None, backup).cluster_id
+    job.plane.create_hsm(clone, "lab-1a")
+    there = job.plane.login(clone, Role.CRYPTO_USER, "cu1", job.passwords["cu1"])
+    with there:
+        _, private = make(
+            job, session, EC, draft(KeyClass.PUBLIC), draft(KeyClass.PRIVATE, sign="true")
+        )
+        change = job.plane.changes(job.cluster, session)
+        change.share_key(private.ref, "cu2")
+        replication = Replication(session, job.plane.controller(clone), there)
+        _, copy = replication.replicate_key(private.ref)
+        assert (copy.shared, copy.public) == (("cu2",), private.public)
+        signature = there.sign_data(copy, b"data", SignScheme.ECDSA, HashFunction.SHA256)
+        session.verify_data(private, b"data", signature, SignScheme.ECDSA, HashFunction.SHA256)
+        with pytest.raises(RemoteError) as caught:
+            replication.replicate_key(private.ref)
+        assert caught.value.code == "exists"
+    job.plane.changes(job.cluster, admin).create_user("late", Role.CRYPTO_USER, b"password-late")
+    with job.plane.login(clone, Role.ADMIN, "admin", job.passwords["admin"]) as officer:
+        Replication(admin, job.plane.controller(clone), officer).replicate_user(
+            "late", Role.CRYPTO_USER
+        )
+    with job.plane.login(clone, Role.CRYPTO_USER, "late", b"password-late") as late:
+        assert late.random(8)
 
 
 def test_oaep_and_its_limit(job: demo.Demo, session: Session) -> None:

@@ -154,6 +154,7 @@ def _use(store: SoftHsmStore, mechanism: Mechanism) -> None:
     ciphers = {named: scheme for scheme, named in CIPHER_MECHANISMS.items()}
     macs = {named: scheme for scheme, named in MAC_MECHANISMS.items()}
     signing = {named: scheme for scheme, named in SIGN_MECHANISMS.items()}
+    wrapping = {named[0]: scheme for scheme, named in WRAP_MECHANISMS.items()}
     if mechanism in making:
         store.generate(making[mechanism])
     elif mechanism in signing:
@@ -170,6 +171,13 @@ def _use(store: SoftHsmStore, mechanism: Mechanism) -> None:
     elif mechanism in macs:
         spec = AES if mechanism is Mechanism.AES_CMAC else SECRET
         store.mac(store.load(store.generate(spec).blob, spec, {Usage.SIGN}), macs[mechanism], b"x")
+    elif mechanism in wrapping:
+        scheme = wrapping[mechanism]
+        hashed = HashFunction.SHA1 if scheme is WrapScheme.RSA_AES else None
+        pair, payload = store.generate(RSA), store.generate(AES)
+        by_rsa = WrappingKey(RSA, public=pair.public)
+        wrapper = by_rsa if hashed else WrappingKey(AES, store.generate(AES).blob)
+        store.wrap(wrapper, WrapMechanism(scheme, hashed), payload.blob, AES)
     else:
         assert mechanism is Mechanism.ECDH1_DERIVE
         base = store.load(store.generate(EC).blob, EC, {Usage.DERIVE})

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, precondition, rule
 
 from orchestrator.agent.hsm import Hsm
 from orchestrator.control.controller import Outcome
 from orchestrator.model import entries as e
-from orchestrator.model.errors import OrchestratorError, UnavailableError
+from orchestrator.model.errors import OrchestratorError, PendingError, UnavailableError
 from orchestrator.model.factor_decisions import MFA_ENROLMENT, REGISTRATION
 from orchestrator.model.quorum import ApprovalData, possession_words, token_of
 from orchestrator.model.roles import Role
@@ -19,6 +23,7 @@ from orchestrator.model.services import Service
 from orchestrator.model.steps import Step
 from orchestrator.wire import messages as m
 from tests.stateful.harness import CLUSTER, PASSWORD, Crash, LocalCluster
+from tests.stateful.test_cluster import SETTINGS, ClusterMachine
 from tests.stateful.test_order import another_controller
 from tests.unit.approvers import Approver, approver
 
@@ -28,8 +33,8 @@ ANA, BEN = approver("ana"), approver("ben")
 class Office:
     """A cluster whose admins ana and ben must both approve what is done about users."""
 
-    def __init__(self, directory: Path) -> None:
-        self.cluster = LocalCluster(directory)
+    def __init__(self, directory: Path, cluster: LocalCluster | None = None) -> None:
+        self.cluster = cluster or LocalCluster(directory)
         root = self.cluster.login(Role.ADMIN, "admin")
         for person in (ANA, BEN):
             self.create(root, person.name, Role.ADMIN)
@@ -315,3 +320,53 @@ def test_challenges_say_nothing_about_who_exists(dee: Office) -> None:
         data = ApprovalData.parse(challenge(dee, name=name))
         shapes.add((data.service, len(data.words) - len(name)))
     assert len(shapes) == 1
+
+
+class ApprovalMachine(ClusterMachine):
+    """Beside the random changes: tokens are asked for and spent, again and again, as all breaks."""
+
+    @initialize()
+    def begin(self) -> None:
+        super().begin()
+        self.office = Office(self.directory, self.cluster)
+        self.approvals: list[e.Approval] = []
+        self.spent: Counter[bytes] = Counter()
+
+    @rule()
+    def ask(self) -> None:
+        try:
+            self.approvals.append(self.office.approval(ANA, BEN))
+        except Crash:
+            self.cluster.restart_controller()
+        except (OrchestratorError, AssertionError):
+            pass  # refused or in doubt; its approval_data was not answered
+
+    @precondition(lambda self: self.approvals)
+    @rule(data=st.data())
+    def spend(self, data: st.DataObject) -> None:
+        approval = data.draw(st.sampled_from(self.approvals))
+        change = m.UnlockUser("cu", Role.CRYPTO_USER)
+        try:
+            self.office.do(self.office.ana, change, approval)
+        except PendingError:
+            self.spent[approval.token] += 1
+        except Crash:
+            self.cluster.restart_controller()
+        except OrchestratorError:
+            pass
+        else:
+            self.spent[approval.token] += 1
+
+    def _check(self) -> None:
+        super()._check()
+        unlocks = {
+            hsm.core.state.user(Role.CRYPTO_USER, "cu").unlocks for hsm in self.office.hsms()
+        }
+        assert len(unlocks) == 1
+        assert all(count == 1 for count in self.spent.values()), "an approval was spent twice"
+        assert len(self.spent) <= unlocks.pop() <= len(self.approvals)
+
+
+TestApprovals = ApprovalMachine.TestCase
+TestApprovals.settings = settings(SETTINGS, max_examples=20)
+setattr(TestApprovals, "pytestmark", [pytest.mark.timeout(300)])  # noqa: B010  # unittest's class

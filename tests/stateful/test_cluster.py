@@ -58,6 +58,7 @@ class ClusterMachine(RuleBasedStateMachine):
         self.deleted: set[int] = set()
         self.refs: dict[str, int] = {}
         self.requests: dict[str, str] = {}
+        self.ids: dict[int, bytes] = {}
 
     def _create(self, request: str, label: str) -> Outcome | None:
         draft = m.KeyDraft(KeyClass.SECRET, label)
@@ -114,6 +115,23 @@ class ClusterMachine(RuleBasedStateMachine):
             self.deleted.add(ref)
         except PendingError:
             self.deleted.add(ref)
+        except Crash:
+            self.cluster.restart_controller()
+        except OrchestratorError:
+            pass
+
+    @precondition(lambda self: self.refs)
+    @rule(data=st.data())
+    def change_key(self, data: st.DataObject) -> None:
+        label = data.draw(st.sampled_from(sorted(self.refs)))
+        number = next(_numbers)
+        ref, wanted = self.refs[label], number.to_bytes(4, "big")
+        self.ids.pop(ref, None)  # in doubt until it is answered
+        try:
+            self.cluster.change(f"change-{number}", m.ChangeKey(ref, "id", wanted.hex()))
+            self.ids[ref] = wanted
+        except PendingError:
+            self.ids[ref] = wanted
         except Crash:
             self.cluster.restart_controller()
         except OrchestratorError:
@@ -189,6 +207,9 @@ class ClusterMachine(RuleBasedStateMachine):
             assert self.present <= set(labels), "an acknowledged change is lost"
             assert not self.deleted & {key.ref for key in keys}, "a deleted key lives"
             assert all(key.blob for key in keys), "half a key"
+            changed = {key.ref: key.id for key in keys if key.ref in self.ids}
+            lost = changed.items() - self.ids.items()
+            assert not lost, "an acknowledged attribute is lost"
         head = cluster.ledger.head().seq
         assert cluster.controller.erase_bodies(head) == head
         assert all(entry.is_erased for entry in cluster.ledger.after(0, 10_000))

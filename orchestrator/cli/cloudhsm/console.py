@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from orchestrator.client.session import Session
     from orchestrator.control.changes import Changes
     from orchestrator.control.plane import ControlPlane
+    from orchestrator.control.replication import Replication
     from orchestrator.sealed.token_files import TokenFile
     from orchestrator.wire.messages import KeyPage
 
@@ -92,7 +93,8 @@ class Console:
 
     def cluster(self, given: Given) -> ClusterId:
         """Return the chosen cluster: by flag, where interactive mode began, or the only one."""
-        prefix = given.maybe("--cluster-id") or self.cluster_prefix
+        prefix = given.maybe("--cluster-id") or given.maybe("--source-cluster-id")
+        prefix = prefix or self.cluster_prefix
         if prefix is None and self._last is not None:
             return self._last
         return self.plane.records.resolve_cluster(prefix)
@@ -117,10 +119,6 @@ class Console:
     def session(self, given: Given) -> Session:
         """Return the log-in at the command's cluster."""
         return self.session_at(self.cluster(given), self._environment.login, "")
-
-    def destination(self, cluster: ClusterId) -> Session:
-        """Return the log-in at the cluster that something is copied to."""
-        return self.session_at(cluster, self._environment.destination, "DESTINATION_")
 
     def session_at(self, cluster: ClusterId, given: GivenLogin, prefix: str) -> Session:
         """Return the log-in at a cluster, or log in with what the environment gave.
@@ -150,12 +148,26 @@ class Console:
         """Return what the user who is logged in may change."""
         return self.plane.changes(self.cluster(given), self.session(given))
 
+    def replication(self, given: Given) -> Replication:
+        """Return what copies from one cluster to another, with a log-in at both."""
+        from orchestrator.control.replication import Replication
+
+        records = self.plane.records
+        target = records.resolve_cluster(given.text("--destination-cluster-id"))
+        there = self.session_at(target, self._environment.destination, "DESTINATION_")
+        return Replication(self.session(given), self.plane.controller(target), there)
+
     # --- keys ---
 
     def session_home(self, given: Given) -> str:
         """Return the HSM that holds this log-in's session keys, all of them."""
         session, cluster = self.session(given), self.cluster(given)
         return self._homes.setdefault(cluster, session.balancer.least_busy())
+
+    def keep_home(self, given: Given, key: Key) -> None:
+        """Remember where a session key lives."""
+        home = self.session(given).home_of(key.ref)
+        self._homes.setdefault(self.cluster(given), home)
 
     def list_keys(self, given: Given, key_filter: KeyFilter, offset: int, limit: int) -> KeyPage:
         """Return a page of keys, from the HSM that has the session keys while it answers."""
@@ -260,8 +272,3 @@ class NotOfferedError(OrchestratorError):
     """The original has it; nothing that this cluster stands on does. The message says what."""
 
     code = "not-offered"
-
-
-def not_offered_yet(given: Given) -> NotOfferedError:
-    """Return the refusal of a command whose service is still missing."""
-    return NotOfferedError(f"{' '.join(given.path)} is not offered yet")

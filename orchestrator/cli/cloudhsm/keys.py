@@ -12,7 +12,6 @@ from orchestrator.cli.cloudhsm.console import (
     NotOfferedError,
     approval_of,
     is_session_key,
-    not_offered_yet,
     parse_role,
 )
 from orchestrator.cli.cloudhsm.syntax import Given
@@ -131,6 +130,27 @@ def unshare(console: Console, given: Given) -> object:
     return {"message": "Key unshared successfully"}
 
 
+def import_pem(console: Console, given: Given) -> object:
+    """Make a key of somebody's public key."""
+    from orchestrator.client.verify import public_type
+
+    content = files.read(Path(given.text("--path")))
+    wanted = given.text("--key-type-class")
+    if f"{public_type(content)}-public" != wanted:
+        raise UsageError(f"{given.text('--path')} holds another key than {wanted}")
+    draft = _draft(given, KeyClass.PUBLIC, "--label", "--attributes")
+    changes = console.changes(given)
+    _, key = changes.import_public_key(content, draft, request=given.maybe("--request"))
+    return {"key": key_object(key), "message": "Successfully imported key"}
+
+
+def replicate(console: Console, given: Given) -> object:
+    """Copy a key to a clone."""
+    key = console.find_key(given)
+    _, copied = console.replication(given).replicate_key(key.ref)
+    return {"key": key_object(copied), "message": "Successfully replicated key"}
+
+
 def generate_file(console: Console, given: Given) -> object:
     """Write a public key, or a stand-in for a private key, to a new file."""
     encoding, path = given.text("--encoding"), Path(given.text("--path"))
@@ -175,20 +195,22 @@ def _unavailable(console: Console, given: Given, what: str) -> MechanismUnavaila
 
 def _secret(console: Console, given: Given, key_type: KeyType) -> object:
     spec = KeySpec(key_type, given.number("--key-length-bytes") * 8)
-    draft = guarded(given, KeyClass.SECRET, "--label", "--attributes", "key")
+    draft = guarded_draft(given, KeyClass.SECRET, "--label", "--attributes", "key")
     return {"key": key_object(_make(console, given, spec, (draft,))[0])}
 
 
 def _pair(console: Console, given: Given, spec: KeySpec) -> object:
     public = _draft(given, KeyClass.PUBLIC, "--public-label", "--public-attributes")
-    private = guarded(
+    private = guarded_draft(
         given, KeyClass.PRIVATE, "--private-label", "--private-attributes", "private-key"
     )
     made = _make(console, given, spec, (public, private))
     return {"public_key": key_object(made[0]), "private_key": key_object(made[1])}
 
 
-def guarded(given: Given, key_class: KeyClass, label: str, attributes: str, which: str) -> KeyDraft:
+def guarded_draft(
+    given: Given, key_class: KeyClass, label: str, attributes: str, which: str
+) -> KeyDraft:
     """Return the draft of a key that can be shared, and has quorum values."""
     import msgspec
 
@@ -217,13 +239,3 @@ def _make(
         return session.make_session_keys(spec, drafts, console.session_home(given))
     changes = console.changes(given)
     return changes.generate_keys(spec, drafts, request=given.maybe("--request"))[1]
-
-
-def import_pem(_console: Console, given: Given) -> object:
-    """Say that it is missing."""
-    raise not_offered_yet(given)
-
-
-def replicate(_console: Console, given: Given) -> object:
-    """Say that it is missing."""
-    raise not_offered_yet(given)

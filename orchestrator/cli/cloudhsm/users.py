@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from orchestrator.cli.cloudhsm.console import Console, approval_of, not_offered_yet, parse_role
+from orchestrator.cli.cloudhsm.console import Console, approval_of, parse_role
 from orchestrator.cli.cloudhsm.syntax import Given
 from orchestrator.model.roles import Role, parse_user_name
 
@@ -82,6 +82,8 @@ def user_object(name: str, role: Role) -> dict[str, object]:
     return {"username": name, "role": role}
 
 
-def replicate(_console: Console, given: Given) -> object:
-    """Say that it is missing."""
-    raise not_offered_yet(given)
+def replicate(console: Console, given: Given) -> object:
+    """Copy a user to a clone."""
+    name, role = named_user(given)
+    console.replication(given).replicate_user(name, role)
+    return {"user": user_object(name, role), "message": "Successfully replicated user"}

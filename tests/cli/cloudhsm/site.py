@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.cli.invocation import Services
+from orchestrator.control.backups import Backups
 from orchestrator.control.plane import ControlPlane
+from orchestrator.control.recovery import Recovery
 from orchestrator.lab import lab
 from orchestrator.lab.hosts import LabHosts
 from orchestrator.model.roles import Role
@@ -70,5 +72,21 @@ def login_line(name: str) -> str:
     return f"login --username {name} --role {ROLES[name]} --password {PASSWORDS[name]}"
 
 
-def credentials(name: str) -> dict[str, str]:
-    return {"CLOUDHSM_ROLE": ROLES[name], "CLOUDHSM_PIN": f"{name}:{PASSWORDS[name]}"}
+def credentials(name: str, prefix: str = "") -> dict[str, str]:
+    return {
+        f"{prefix}CLOUDHSM_ROLE": ROLES[name],
+        f"{prefix}CLOUDHSM_PIN": f"{name}:{PASSWORDS[name]}",
+    }
+
+
+def clone(services: SiteServices) -> tuple[str, str]:
+    """Restore a backup as another cluster; return the ids of both."""
+    plane = services.plane()
+    cluster = plane.clusters()[0].cluster_id
+    session = plane.login(cluster, Role.ADMIN, "admin", PASSWORDS["admin"].encode())
+    words = plane.changes(cluster, session).create_recovery_key(2, 2)
+    backup = Backups(plane).create(cluster).backup_id
+    made = Recovery(plane).recover(backup, words, "lab-1a", None)
+    session.close()
+    plane.close()
+    return cluster, made.cluster_id

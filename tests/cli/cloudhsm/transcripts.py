@@ -23,7 +23,7 @@ if __name__ == "__main__":
 
 from orchestrator.cli.cloudhsm.main import main
 from tests.cli.cloudhsm import approvers
-from tests.cli.cloudhsm.site import ROLES, SiteServices, credentials, login_line, site
+from tests.cli.cloudhsm.site import ROLES, SiteServices, clone, credentials, login_line, site
 
 FOLDER: Final = Path(__file__).parent / "transcripts"
 PROMPT: Final = "aws-cloudhsm > "
@@ -43,13 +43,15 @@ class Step:
 
     Lines that begin with `!` are what people do outside: `!approve FILE NAME ...` signs a quorum
     token, `!possess FILE NAME` a registration or a second factor. `answers` are typed when asked;
-    such a line among them is done first, and the answer is then an empty line.
+    such a line among them is done first, and the answer is then an empty line. `at_both` names whom
+    the environment logs in at two clusters, in single-command mode; `!clone` makes the second.
     """
 
     line: str
     who: str = ""
     answers: tuple[str, ...] = ()
     becomes: str = ""
+    at_both: str = ""
 
 
 def _as(who: str, *lines: str) -> list[Step]:
@@ -57,7 +59,7 @@ def _as(who: str, *lines: str) -> list[Step]:
 
 
 _TAG = " --tag-length-bits 128"
-_OAEP = " --hash-function sha256 --mgf mgf1-sha256"
+_OAEP = " --hash-function sha1 --mgf mgf1-sha1"
 WRAPS: Final = {
     "aes-gcm": _TAG, "aes-no-pad": "", "aes-pkcs5-pad": "", "aes-zero-pad": "",
     "cloudhsm-aes-gcm": _TAG, "rsa-aes": _OAEP, "rsa-oaep": _OAEP, "rsa-pkcs": "",
@@ -66,6 +68,25 @@ GUARDED: Final = (
     "key generate-asymmetric-pair ec --curve secp256r1 --public-label guarded-pub "
     "--private-label guarded --private-attributes sign=true"
 )
+
+
+def _round_trip(name: str, options: str) -> list[str]:
+    """Wrap and unwrap; what was not wrapped cannot be unwrapped, for the same reason."""
+    kek = ("rsa-kek-pub", "rsa-kek") if name.startswith("rsa") else ("kek", "kek")
+    iv = " --iv 0x000102030405060708090a0b" * (name == "aes-gcm")
+    return [
+        f"key wrap {name} --payload-filter attr.label=payload "
+        f"--wrapping-filter attr.label={kek[0]}{options}",
+        f"key unwrap {name} --filter attr.label={kek[1]} --data {{wrapped}} --key-type-class aes "
+        f"--label {name}{options}{iv}",
+    ]
+
+
+def _at_both(name: str, *lines: str) -> list[Step]:
+    return [Step(line, at_both=name) for line in lines]
+
+
+_CLONES = "--source-cluster-id {source} --destination-cluster-id {destination}"
 
 
 def _registration(name: str) -> list[Step]:
@@ -192,24 +213,26 @@ STEPS: Final = [
         "key set-attribute --filter attr.label=data --name extractable --value true",
         "key set-attribute --filter attr.label=data --name trusted --value true",
         "key set-attribute --filter attr.label=data --name nonsense --value true",
-        "key import pem --path {tmp}/ca.pem --label imported --key-type-class ec-public",
-        "key replicate --filter attr.label=data --source-cluster-id cluster-a "
-        "--destination-cluster-id cluster-b",
-        *(
-            f"key wrap {name} --payload-filter attr.label=data --wrapping-filter attr.label=kek"
-            f"{options}"
-            for name, options in WRAPS.items()
-        ),
-        *(
-            f"key unwrap {name} --filter attr.label=kek --data AAAA --key-type-class aes "
-            f"--label back{options}" + " --iv 0x00" * (name == "aes-gcm")
-            for name, options in WRAPS.items()
-        ),
-    ),
-    *_as(
-        "admin",
-        "user replicate --username alice --role crypto-user --source-cluster-id "
-        "cluster-a --destination-cluster-id cluster-b",
+        "key import pem --path {tmp}/ca.pem --label imported --key-type-class ec-public "
+        "--attributes verify=true",
+        "key import pem --path {tmp}/ca.pem --label imported --key-type-class rsa-public",
+        "key import pem --path {tmp}/ca.key --label imported --key-type-class ec-public",
+        "key generate-symmetric aes --label kek --key-length-bytes 32 --attributes wrap=true "
+        "unwrap=true",
+        "key generate-asymmetric-pair rsa --public-label rsa-kek-pub --private-label rsa-kek "
+        "--modulus-size-bits 2048 --public-exponent 65537 --public-attributes wrap=true "
+        "--private-attributes unwrap=true",
+        "key generate-symmetric aes --label payload --key-length-bytes 16",
+        *(line for name, options in WRAPS.items() for line in _round_trip(name, options)),
+        "key wrap aes-zero-pad --payload-filter attr.label=data --wrapping-filter attr.label=kek",
+        "key wrap aes-zero-pad --payload-filter attr.label=payload "
+        "--wrapping-filter attr.label=data",
+        "key wrap rsa-oaep --payload-filter attr.label=payload "
+        "--wrapping-filter attr.label=rsa-kek-pub --hash-function sha1 --mgf mgf1-sha256",
+        "key unwrap aes-zero-pad --filter attr.label=kek --data AAAA --key-type-class aes "
+        "--label back",
+        "key unwrap aes-zero-pad --filter attr.label=kek --data AAAA --key-type-class des3 "
+        "--label back",
     ),
     # A second factor.
     Step(
@@ -299,25 +322,75 @@ STEPS: Final = [
         "cluster mtls set-enforcement --level cluster",
         "logout",
     ),
+    # A clone.
+    Step("!clone"),
+    *_at_both(
+        "bob",
+        "key list",
+        "login --cluster-id {source} --username bob --role crypto-user --password bob-pass",
+        "login --cluster-id {destination} --username bob --role crypto-user --password bob-pass",
+        "key generate-symmetric aes --cluster-id {source} --label new --key-length-bytes 16",
+        f"key replicate --filter attr.label=new {_CLONES}",
+        f"key replicate --filter attr.label=new {_CLONES}",
+        "key list --cluster-id {destination} --filter attr.label=new",
+        f"user replicate --username bob --role crypto-user {_CLONES}",
+        "logout --cluster-id {destination}",
+        "logout --cluster-id {source}",
+    ),
+    *_at_both(
+        "admin",
+        "login --cluster-id {source} --username admin --role admin --password password-of-admin",
+        "login --cluster-id {destination} --username admin --role admin "
+        "--password password-of-admin",
+        "quorum token-sign generate --cluster-id {source} --service user --token {tmp}/user",
+        "!approve user admin carol",
+        "user create --cluster-id {source} --username zoe --role crypto-user "
+        "--password password-of-zoe --approval {tmp}/user",
+        f"user replicate --username zoe --role crypto-user {_CLONES}",
+        f"user replicate --username nobody --role crypto-user {_CLONES}",
+        "user list --cluster-id {destination}",
+        "logout --cluster-id {source}",
+        "logout --cluster-id {destination}",
+    ),
 ]
 
 
 class Desk(io.StringIO):
     """What both modes write to, read answers from, and sign at."""
 
-    def __init__(self, tmp: Path) -> None:
+    def __init__(self, services: SiteServices, tmp: Path) -> None:
         super().__init__()
-        self._tmp = tmp
+        self._services, self._tmp = services, tmp
+        self._clusters = ("", "")
         self._answers: list[str] = []
         approvers.make_keys(tmp)
 
     def fill(self, line: str) -> str:
-        """Fill a line in; the signature is what was said last."""
-        found = re.findall(r'"signature": "([^"]+)"', self.getvalue())
-        return line.format(tmp=self._tmp, signature=found[-1] if found else "")
+        """Fill a line in; signature and wrapped key are what was said last."""
+
+        def last(field: str, default: str) -> str:
+            made = [*answers(self.getvalue())][-1:]
+            data = made[0]["data"] if made else ""
+            return str(data.get(field, default)) if isinstance(data, dict) else default
+
+        return line.format(
+            tmp=self._tmp,
+            signature=self._last("signature"),
+            wrapped=last("wrapped_key_data", "AAAA"),
+            source=self._clusters[0],
+            destination=self._clusters[1],
+        )
+
+    def _last(self, field: str) -> str:
+        found = re.findall(rf'"{field}": "([^"]+)"', self.getvalue())
+        return found[-1] if found else ""
 
     def do(self, line: str) -> None:
-        """Sign outside, with openssl."""
+        """Sign outside, with openssl; or restore a backup as a clone."""
+        if line == "!clone":
+            self._clusters = clone(self._services)
+            self.write("# a backup is restored as another cluster\n")
+            return
         verb, file, *names = line.split()
         act = {"!approve": approvers.approve, "!possess": approvers.possess}[verb]
         for name in names:
@@ -357,16 +430,21 @@ def _at(desk: Desk, stdin: object) -> Iterator[None]:
 
 def single(services: SiteServices, tmp: Path) -> str:
     """Run every step as a command of its own."""
-    desk = Desk(tmp)
+    desk = Desk(services, tmp)
     for step in STEPS:
         if step.line.startswith("!"):
             desk.do(step.line)
             continue
         line = desk.fill(step.line)
-        who = f"CLOUDHSM_ROLE={ROLES[step.who]} CLOUDHSM_PIN={step.who}:… " if step.who else ""
-        desk.write(f"$ {who}cloudhsm-cli {line}\n")
+        who, shown = step.who or step.at_both, ""
+        if who:
+            os.environ.update(credentials(who))
+            shown = f"CLOUDHSM_ROLE={ROLES[who]} CLOUDHSM_PIN={who}:… "
+        if step.at_both:
+            os.environ.update(credentials(who, "DESTINATION_"))
+            shown += f"DESTINATION_{shown.replace(' ', ' DESTINATION_', 1)}"
+        desk.write(f"$ {shown}cloudhsm-cli {line}\n")
         desk.put(step.answers)
-        os.environ.update(credentials(step.who) if step.who else {})
         with _at(desk, desk):
             status = main(line.split(), services)
         desk.write(f"[exit status {status}]\n\n")
@@ -393,7 +471,7 @@ class _Typist:
                     yield from self._type(login_line(step.who))
             self._desk.put(step.answers)
             yield from self._type(step.line)
-            who = step.becomes or step.who
+            who = "" if step.line == "logout" else step.becomes or step.who
         yield from self._type("key list")
         yield from self._type("quit")
 
@@ -406,7 +484,7 @@ class _Typist:
 
 def interactive(services: SiteServices, tmp: Path) -> str:
     """Type every step into one interactive mode."""
-    desk = Desk(tmp)
+    desk = Desk(services, tmp)
     with _at(desk, _Typist(desk)):
         main(["interactive"], services)
     return desk.getvalue()
@@ -416,6 +494,7 @@ def normalise(text: str, tmp: Path) -> str:
     """Replace what differs from run to run."""
     text = _FIELDS.sub(r'"\1": "…"', text.replace(str(tmp), "DIRECTORY"))
     text = re.sub(r"--signature (?!AAAA)\S+", "--signature …", text)
+    text = re.sub(r"--data [A-Za-z0-9+/=]{24,}", "--data …", text)
     text = _SECONDS.sub('"token-timeout-seconds": 600', text)
     numbers: dict[str, int] = {}
 
