@@ -7,6 +7,7 @@ Attribute names, defaults and set rules follow the CloudHSM CLI's key attribute 
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -14,6 +15,7 @@ from typing import Final
 import msgspec
 
 from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
+from orchestrator.model.key_details import DETAILS, detail_text, norm_detail
 from orchestrator.model.key_spec import KeyClass, KeySpec, KeyType
 from orchestrator.model.roles import Role
 
@@ -124,6 +126,7 @@ _TIGHTENED: Final = {
     "destroyable": False, "wrap-with-trusted": True,
 }  # fmt: skip
 KNOWN_ATTRIBUTES: Final = _BOOLEANS | {"id", "label", "class", "key-type", "check-value"}
+FILTERABLE: Final = KNOWN_ATTRIBUTES | DETAILS
 
 
 def new_attributes(
@@ -219,7 +222,7 @@ def copied_attributes(
     tighter = {}
     for name, value in requested.items():
         if name not in KNOWN_ATTRIBUTES:
-            raise RefusedError("attribute-unknown", f"there is no attribute {name}")
+            raise unknown_attribute(name)
         if name not in _BOOLEANS:
             raise RefusedError("attribute-read-only", f"a copy has the {name} of its source")
         field, wanted = name.replace("-", "_"), parse_bool(name, value)
@@ -268,7 +271,7 @@ def _take_requested(
     key_id = b""
     for name, value in requested.items():
         if name not in KNOWN_ATTRIBUTES:
-            raise RefusedError("attribute-unknown", f"there is no attribute {name}")
+            raise unknown_attribute(name)
         if name not in _SETTABLE[key_class]:
             raise RefusedError(
                 "attribute-read-only", f"attribute {name} cannot be set when a {key_class} is made"
@@ -392,11 +395,11 @@ class KeyFilter(msgspec.Struct, frozen=True, array_like=True):
         attributes = []
         for name, value in pairs.items():
             attribute = name.removeprefix("attr.")
-            if attribute == name or attribute not in KNOWN_ATTRIBUTES:
-                known = ", ".join(sorted(KNOWN_ATTRIBUTES))
+            if attribute == name or attribute not in FILTERABLE:
+                known = ", ".join(sorted(FILTERABLE))
                 raise UsageError(
                     f"filter {name!r}: give key-reference=0x… or attr.NAME=VALUE; NAME is one of "
-                    f"{known}"
+                    f"{known}{near_attributes(attribute)}"
                 )
             attributes.append((attribute, value))
         return cls(attributes=tuple(attributes))
@@ -414,7 +417,7 @@ def norm_attribute(name: str, value: str) -> str:
     """Return a value as `attribute_text` would print it."""
     if name in {"label", "class", "key-type"}:
         return value
-    return value.lower()
+    return norm_detail(name, value) if name in DETAILS else value.lower()
 
 
 def attribute_text(key: Key, name: str) -> str:
@@ -430,8 +433,23 @@ def attribute_text(key: Key, name: str) -> str:
             return key.spec.type
         case "check-value":
             return "0x" + key.check_value.hex()
-        case _:
+        case _ if name in DETAILS:
+            return detail_text(key.spec, key.public, name)
+        case _ if name in _BOOLEANS:
             return str(bool(getattr(key.attributes, name.replace("-", "_")))).lower()
+        case _:  # a filter that came over the wire
+            raise unknown_attribute(name)
+
+
+def near_attributes(name: str) -> str:
+    """Return what is meant perhaps by a name that no attribute has, as the end of a message."""
+    close = difflib.get_close_matches(name, sorted(FILTERABLE), 3)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def unknown_attribute(name: str) -> RefusedError:
+    """Return the refusal of a name that no attribute has."""
+    return RefusedError("attribute-unknown", f"there is no attribute {name}{near_attributes(name)}")
 
 
 def check_usable(key: Key, user: str) -> None:
