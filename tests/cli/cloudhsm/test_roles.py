@@ -256,6 +256,7 @@ LINES: Final = {
     "trust": "key set-attribute --filter attr.label=mine --name trusted --value true",
     "change": "user change-password --username bob --role crypto-user "
     f"--password {PASSWORDS['bob']}",
+    "change_alice": "user change-password --username alice --role crypto-user --password Password1",
     "end_mfa": "user change-mfa token-sign --username bob --role crypto-user --deregister",
 }
 
@@ -267,7 +268,7 @@ LINES: Final = {
         ("quorum token-sign delete --scope all", "alice", "denied"),
         ("{trust}", "alice", "denied"),
         ("{trust}", "admin", "runs"),
-        ("user change-password --username alice --role crypto-user --password {own}", "bob", "denied"),
+        ("{change_alice}", "bob", "denied"),
         ("{change}", "bob", "runs"),
         ("{change}", "admin", "runs"),
         ("{end_mfa}", "bob", "runs"),
