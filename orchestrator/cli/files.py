@@ -17,11 +17,13 @@ _READ_BYTES_MAX: Final = 64 * 1024 * 1024
 def read(path: Path) -> bytes:
     """Read a file that the caller named."""
     try:
-        if path.stat().st_size > _READ_BYTES_MAX:
-            raise UsageError(f"{path} exceeds {_READ_BYTES_MAX} bytes")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(_READ_BYTES_MAX + 1)  # a pipe or a device does not tell its size
     except OSError as exc:
         raise UsageError(f"cannot read {path}: {exc.strerror}") from exc
+    if len(content) > _READ_BYTES_MAX:
+        raise UsageError(f"{path} exceeds {_READ_BYTES_MAX} bytes")
+    return content
 
 
 def create(path: Path, *, mode: int) -> int:
