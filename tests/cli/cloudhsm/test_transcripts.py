@@ -102,6 +102,15 @@ def test_a_refusal_for_want_of_approvals_begins_as_published() -> None:
         }
 
 
+def test_a_password_on_the_command_line_is_warned_of() -> None:
+    """In single commands, where others can read the command line; the shell's lines are private."""
+    warning = "warning: every user of this machine can read a password on the command line"
+    single, interactive = ((transcripts.FOLDER / f"{n}.txt").read_text() for n in transcripts.MODES)
+    lines = [line for line in single.splitlines() if " --password p" in line]
+    assert single.count(warning) >= len([line for line in lines if "login" not in line]) > 10
+    assert warning not in interactive
+
+
 def test_every_answer_is_an_envelope() -> None:
     for name in transcripts.MODES:
         text = (transcripts.FOLDER / f"{name}.txt").read_text()
