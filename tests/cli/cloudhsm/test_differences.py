@@ -19,7 +19,7 @@ PROOFS: Final = {  # the beginning of a row's first cell, and the test
         "unit/test_attribute_rules.py::a_wrapping_key_stays_unless_asked_otherwise",
     "`trusted` goes on any": "unit/test_attribute_rules.py::no_secret_key_is_both",
     "whom a wrapping key is shared": "agent/test_wrapping.py::the_owner_wraps_and_a_share_does_not",
-    "a key replicated to a clone": "agent/test_replication.py::a_key_comes_as_it_is",
+    "a key replicated to a clone": "cli/cloudhsm/test_transcripts.py::the_transcript_is_what_is_written_down",
     "what an attribute changes to": "unit/test_attribute_rules.py::what_has_wrapped_never_decrypts",
     "a quorum token dies with":
         "e2e/test_quorum_flows.py::a_token_outlives_a_new_connection_and_a_lost_hsm",
