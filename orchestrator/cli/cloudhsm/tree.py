@@ -483,7 +483,7 @@ _USERS: Final = _group(
     ),
     _command("list", "List the users", "users:list_users", who=ANYBODY),
     _command("replicate", "Copy a user to a clone of the cluster", "users:replicate", f.USERNAME,
-             f.ROLE, f.SOURCE, f.DESTINATION, who=ADMIN),
+             f.ROLE, f.SOURCE, f.DESTINATION, f.APPROVAL, who=ADMIN),
 )  # fmt: skip
 
 TREE: Final = _group(
