@@ -18,8 +18,8 @@ from orchestrator.model.keys import Key, KeyFilter
 from orchestrator.model.quorum import QuorumPolicy
 from orchestrator.model.replication import replica_digest
 from orchestrator.model.roles import Role
-from orchestrator.model.signatures import low_s
 from orchestrator.model.services import Service
+from orchestrator.model.signatures import low_s
 from orchestrator.model.state import ONLY, MemberRow, Table, User
 from orchestrator.sealed.box import seal_box
 from orchestrator.wire import messages as m
