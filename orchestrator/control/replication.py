@@ -20,12 +20,17 @@ class Replication:
         """Use a log-in at the source, and controller and log-in of the destination."""
         self._source, self._controller, self._destination = source, controller, destination
 
+    @property
+    def cluster(self) -> str:
+        """The clone that is copied to."""
+        return self._controller.cluster
+
     def replicate_key(self, ref: int, *, request: str | None = None) -> tuple[ChangeReport, Key]:
         """Give the clone a token key; its owner and all whom it is shared with must be there.
 
         The key has a reference of the clone's own there.
         """
-        source, cluster = self._source, self._controller.cluster
+        source, cluster = self._source, self.cluster
 
         def ask(hsm: str) -> m.ChangeRequest:
             sealed = source.seal_key(ref, cluster, self._proof_of(hsm))
@@ -49,7 +54,7 @@ class Replication:
         Raises:
             RemoteError: `user-inconsistent`, the clone has a user of this name in another state.
         """
-        source, cluster = self._source, self._controller.cluster
+        source, cluster = self._source, self.cluster
         name = parse_user_name(name)
 
         def ask(hsm: str) -> m.ChangeRequest:

@@ -17,8 +17,8 @@ from orchestrator.model.roles import Role
 from orchestrator.model.services import Service
 from orchestrator.model.state import State, User
 
-MOVING: Final = frozenset({"wrap", "unwrap"})
-"""Uses of a key that CloudHSM counts as managing it."""
+MOVING: Final = frozenset({"wrap", "unwrap", "replicate"})
+"""Uses of a key that count as managing it: CloudHSM says so of the first two."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from orchestrator.model import entries as e
 from orchestrator.model.errors import OrchestratorError
 from orchestrator.model.key_spec import Curve, KeyClass
 from orchestrator.model.keys import Key, KeyFilter
-from orchestrator.model.quorum import QuorumPolicy
+from orchestrator.model.quorum import QuorumPolicy, UseGrant, use_digest
 from orchestrator.model.replication import replica_digest
 from orchestrator.model.roles import Role
 from orchestrator.model.services import Service
@@ -320,6 +320,22 @@ def test_a_quorum_of_admins_is_not_passed_by_through_a_clone(family: Family) -> 
     for rows in tables:
         del rows[Table.QUORUM][ONLY]
     family.admins.replicate_user("smuggled", CU)
+
+
+def test_a_key_under_a_quorum_goes_over_with_its_approval_alone(family: Family) -> None:
+    """The clone's users are its admins' to make: there nobody of here is asked any more."""
+    for values in ({"use_quorum": 2}, {"manage_quorum": 2}):
+        guarded = m.KeyDraft(KeyClass.SECRET, "guarded", shared=("both",), **values)
+        [key] = family.here.make(AES, guarded)
+        assert code_of(family.owner.replicate_key, key.ref) == "quorum-failed"
+        assert code_of(family.admins.replicate_key, key.ref) == "quorum-key"
+        request = use_digest("replicate", key.ref, "cu", None, CLONE.encode())
+        for machine in family.here.cluster.machines:  # as an approved `KeyUseApproved` leaves it
+            assert machine.hsm is not None
+            grant = UseGrant(key.ref, "cu", family.here.cluster.clock.ms + 60_000)
+            machine.hsm.core.state.tables[Table.GRANTS][request.hex()] = grant
+        _, copy = family.owner.replicate_key(key.ref)
+        assert (copy.use_quorum, copy.manage_quorum) == (key.use_quorum, key.manage_quorum)
 
 
 def test_one_key_does_not_come_in_under_a_second_name(family: Family) -> None:

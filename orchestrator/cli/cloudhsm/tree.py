@@ -327,6 +327,7 @@ _KEYS: Final = _group(
         f.FILTER,
         f.SOURCE,
         f.DESTINATION,
+        f.APPROVAL,
         who="admin, crypto-user (owner)",
     ),
     _command(
