@@ -431,8 +431,10 @@ def attribute_text(key: Key, name: str) -> str:
             return key.spec.type
         case "check-value":
             return "0x" + key.check_value.hex()
-        case _:
+        case _ if name in _BOOLEANS:
             return str(bool(getattr(key.attributes, name.replace("-", "_")))).lower()
+        case _:
+            raise UsageError(f"there is no attribute {name!r}")
 
 
 def check_usable(key: Key, user: str) -> None:
