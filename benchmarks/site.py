@@ -18,8 +18,8 @@ from benchmarks.timing import WARM_S, Figures
 from orchestrator.control.plane import ControlPlane
 from orchestrator.lab import lab
 from orchestrator.lab.hosts import LabHosts
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import Curve, KeyClass, KeySpec, KeyType
-from orchestrator.model.keys import KeyFilter
 from orchestrator.model.roles import Role
 from orchestrator.wire.messages import KeyDraft
 

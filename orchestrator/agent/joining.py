@@ -18,7 +18,7 @@ import msgspec
 from orchestrator.agent.core import Core
 from orchestrator.agent.preparing import BACKUP_KEY, Preparing
 from orchestrator.model import entries as e
-from orchestrator.model.decisions import check_join, receipt_digest
+from orchestrator.model.cluster_decisions import check_join, receipt_digest
 from orchestrator.model.errors import (
     NotFoundError,
     OrchestratorError,

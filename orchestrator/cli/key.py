@@ -17,8 +17,9 @@ from orchestrator.cli.invocation import Invocation
 from orchestrator.cli.offered import offer
 from orchestrator.cli.options import FilterOption, SessionOption
 from orchestrator.model.errors import UsageError
+from orchestrator.model.key_filter import KeyFilter, parse_pairs
 from orchestrator.model.key_spec import CURVE_BITS, Curve, KeyClass, KeySpec, KeyType
-from orchestrator.model.keys import KeyFilter, check_label, parse_pairs
+from orchestrator.model.keys import check_label
 from orchestrator.model.roles import Role, parse_user_name
 
 if TYPE_CHECKING:

@@ -28,6 +28,7 @@ from orchestrator.model.errors import (
     UsageError,
 )
 from orchestrator.model.factor_decisions import MFA_LOGIN
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import (
     Agreement,
     CipherMechanism,
@@ -39,7 +40,7 @@ from orchestrator.model.key_spec import (
     SignMechanism,
     SignScheme,
 )
-from orchestrator.model.keys import Key, KeyFilter
+from orchestrator.model.keys import Key
 from orchestrator.model.objects import ObjectFilter
 from orchestrator.model.quorum import ApprovalData, possession_words
 from orchestrator.model.roles import Role

@@ -48,7 +48,7 @@ from orchestrator.control.views import (
     HsmView,
 )
 from orchestrator.model.clock import Clock
-from orchestrator.model.decisions import check_restorable
+from orchestrator.model.cluster_decisions import check_restorable
 from orchestrator.model.errors import (
     NotFoundError,
     OrchestratorError,

@@ -34,6 +34,7 @@ from orchestrator.control.recovery import Recovery
 from orchestrator.lab import lab
 from orchestrator.lab.hosts import LabHosts
 from orchestrator.model.errors import OrchestratorError, RefusedError, RemoteError
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import (
     Curve,
     HashFunction,
@@ -43,7 +44,7 @@ from orchestrator.model.key_spec import (
     SignMechanism,
     SignScheme,
 )
-from orchestrator.model.keys import Key, KeyFilter
+from orchestrator.model.keys import Key
 from orchestrator.model.roles import Role
 from orchestrator.wire.messages import KeyDraft
 

@@ -23,6 +23,7 @@ from orchestrator.client.trust import seal_clear_key
 from orchestrator.client.verify import verify_signature
 from orchestrator.control.changes import Changes
 from orchestrator.model.errors import OrchestratorError
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import (
     Agreement,
     CipherMechanism,
@@ -35,7 +36,7 @@ from orchestrator.model.key_spec import (
     SignMechanism,
     SignScheme,
 )
-from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter
+from orchestrator.model.keys import SESSION_KEY_BIT, Key
 from orchestrator.model.roles import Role
 from orchestrator.model.wrap_mechanism import WrapMechanism, WrapScheme
 from orchestrator.wire import messages as m

@@ -21,6 +21,7 @@ from orchestrator.client.session import Session
 from orchestrator.client.verify import verify_signature
 from orchestrator.model.errors import RemoteError
 from orchestrator.model.fips import CURVE_STRENGTH_BITS, HASH_STRENGTH_BITS
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import (
     Agreement,
     CipherMechanism,
@@ -35,7 +36,7 @@ from orchestrator.model.key_spec import (
     SignMechanism,
     SignScheme,
 )
-from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter
+from orchestrator.model.keys import SESSION_KEY_BIT, Key
 from orchestrator.model.roles import Role
 from orchestrator.model.state import ONLY, Table
 from orchestrator.wire import messages as m

@@ -13,8 +13,9 @@ from orchestrator.client.session import Session
 from orchestrator.control.replication import Replication
 from orchestrator.model import entries as e
 from orchestrator.model.errors import OrchestratorError
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import Curve, KeyClass
-from orchestrator.model.keys import Key, KeyFilter
+from orchestrator.model.keys import Key
 from orchestrator.model.replication import replica_digest
 from orchestrator.model.roles import Role
 from orchestrator.model.signatures import low_s

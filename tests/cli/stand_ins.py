@@ -34,8 +34,9 @@ from orchestrator.lab.lab import LabStatus
 from orchestrator.lab.protocol import AgentStatus
 from orchestrator.model.entries import Actor
 from orchestrator.model.errors import LoginFailedError
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import Curve, KeyClass, KeySpec, KeyType
-from orchestrator.model.keys import Attributes, Key, KeyFilter
+from orchestrator.model.keys import Attributes, Key
 from orchestrator.model.profile import FirmwareProfile
 from orchestrator.model.quorum import ApprovalData
 from orchestrator.model.roles import Role

@@ -19,7 +19,7 @@ from orchestrator.control.views import BackupState, HsmState
 from orchestrator.lab import lab
 from orchestrator.lab.hosts import LabHosts
 from orchestrator.lab.layout import Layout
-from orchestrator.model.keys import KeyFilter
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.roles import Role
 from orchestrator.model.steps import Step
 from tests.e2e.crash_driver import ADMIN, USER, initialize

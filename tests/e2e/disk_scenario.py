@@ -21,7 +21,7 @@ from orchestrator.lab import lab
 from orchestrator.lab.hosts import LabHosts
 from orchestrator.lab.layout import Layout
 from orchestrator.model.errors import OrchestratorError
-from orchestrator.model.keys import KeyFilter
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.roles import Role
 from tests.e2e.crash_driver import ADMIN, USER, initialize, key
 

@@ -16,8 +16,8 @@ from orchestrator.lab import lab
 from orchestrator.lab.hosts import LabHosts
 from orchestrator.model.entries import Entry
 from orchestrator.model.errors import OrchestratorError
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import KeyClass, KeySpec, KeyType
-from orchestrator.model.keys import KeyFilter
 from orchestrator.model.roles import Role
 from orchestrator.wire import messages as m
 from tests.e2e.crash_driver import ADMIN, USER, initialize, key

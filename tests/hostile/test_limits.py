@@ -14,7 +14,8 @@ from orchestrator.control.plane import HSMS_MAX, ControlPlane
 from orchestrator.control.profiles import load_profiles
 from orchestrator.control.records import ClusterRow
 from orchestrator.model import entries as e
-from orchestrator.model.decisions import MEMBERS_MAX, decide
+from orchestrator.model.cluster_decisions import MEMBERS_MAX
+from orchestrator.model.decisions import decide
 from orchestrator.model.errors import OrchestratorError, RefusedError, RemoteError, UsageError
 from orchestrator.model.key_spec import KeyClass, KeySpec, KeyType
 from orchestrator.model.keys import Attributes, Key, check_label, parse_hex

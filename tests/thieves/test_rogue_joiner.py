@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from orchestrator.lab import demo, lab
 from orchestrator.lab.layout import Layout
 from orchestrator.model import entries as e
-from orchestrator.model.decisions import receipt_digest
+from orchestrator.model.cluster_decisions import receipt_digest
 from orchestrator.model.errors import TamperedError
 from orchestrator.model.roles import Role
 from orchestrator.model.signatures import digest_of, load_certificate, public_bytes

@@ -16,7 +16,7 @@ from orchestrator.control.backups import Backups
 from orchestrator.lab import demo
 from orchestrator.lab.lab import sign_csr
 from orchestrator.model.entries import LOGIN_LIFE_MS, encode
-from orchestrator.model.keys import KeyFilter
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.roles import Role
 from orchestrator.wire import messages as m
 from orchestrator.wire.frames import pack_frame

@@ -28,7 +28,8 @@ from orchestrator.model.errors import (
     UsageError,
 )
 from orchestrator.model.ids import ClusterId
-from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter
+from orchestrator.model.key_filter import KeyFilter
+from orchestrator.model.keys import SESSION_KEY_BIT, Key
 from orchestrator.model.roles import Role, check_password
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ from orchestrator.cli.cloudhsm.console import (
 from orchestrator.cli.cloudhsm.syntax import Given
 from orchestrator.cli.cloudhsm.views import brief, key_object
 from orchestrator.model.errors import MechanismUnavailableError, UsageError
+from orchestrator.model.key_filter import KeyFilter, parse_pairs
 from orchestrator.model.key_spec import CURVE_BITS, Curve, KeyClass, KeySpec, KeyType
-from orchestrator.model.keys import KeyFilter, check_label, parse_pairs
+from orchestrator.model.keys import check_label
 from orchestrator.model.roles import Role, parse_user_name
 
 if TYPE_CHECKING:

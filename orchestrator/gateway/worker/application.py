@@ -21,7 +21,8 @@ from orchestrator.gateway.rpc.attributes import Value
 from orchestrator.gateway.token import Token
 from orchestrator.gateway.worker.backend import Backend
 from orchestrator.gateway.worker.operation import Operation
-from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter
+from orchestrator.model.key_filter import KeyFilter
+from orchestrator.model.keys import SESSION_KEY_BIT, Key
 from orchestrator.model.objects import ObjectDraft, ObjectFilter, StoredObject
 
 SLOT: Final = 0

@@ -15,6 +15,7 @@ from orchestrator.gateway.rpc.mechanisms import EcdhParameter, Mechanism
 from orchestrator.gateway.rpc.values import U64
 from orchestrator.gateway.worker.application import Application, KeyObject, P11Session
 from orchestrator.model.errors import OrchestratorError
+from orchestrator.model.key_filter import KeyFilter, attribute_text
 from orchestrator.model.key_spec import (
     CURVE_BITS,
     Agreement,
@@ -28,8 +29,6 @@ from orchestrator.model.keys import (
     SESSION_KEY_BIT,
     Attributes,
     Key,
-    KeyFilter,
-    attribute_text,
     derived_attributes,
     imported_attributes,
     parse_hex,
