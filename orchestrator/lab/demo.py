@@ -29,6 +29,7 @@ from orchestrator.client.session import Session
 from orchestrator.client.verify import der_signature
 from orchestrator.control.backups import Backups
 from orchestrator.control.inspection import Inspection
+from orchestrator.control.membership import Membership
 from orchestrator.control.plane import ControlPlane
 from orchestrator.control.recovery import Recovery
 from orchestrator.lab import lab
@@ -200,7 +201,7 @@ class Demo:
     def create(self) -> str:
         """Create a cluster and its first HSM."""
         self.cluster = self.plane.create_cluster("hsm2m.medium", (), None, None).cluster_id
-        hsm = self.plane.create_hsm(self.cluster, "lab-1a")
+        hsm = Membership(self.plane).create(self.cluster, "lab-1a")
         return f"{self.cluster}, {hsm.hsm_id}"
 
     def ceremony(self) -> str:
@@ -215,7 +216,7 @@ class Demo:
     def refuse_host(self) -> str:
         """Try to join from a host that nobody admitted."""
         try:
-            self.plane.create_hsm(self.cluster, "lab-1b")
+            Membership(self.plane).create(self.cluster, "lab-1b")
         except RemoteError as exc:
             _need(exc.code == "host-not-admitted", f"refused for another reason: {exc}")
             count = len(self.plane.hsms(self.cluster))
@@ -228,7 +229,7 @@ class Demo:
         changes = self.plane.changes(self.cluster, self._login(Role.ADMIN, "admin"))
         for letter in "bc":
             changes.admit_host(f"host-1{letter}")
-            self.plane.create_hsm(self.cluster, f"lab-1{letter}")
+            Membership(self.plane).create(self.cluster, f"lab-1{letter}")
         return f"{self._consistent(3)} HSMs, digests equal"
 
     def users(self) -> str:

@@ -161,6 +161,9 @@ class StandIns(Services):
             verify_audit=lambda _: [AuditCheck(HSM, 30, problem)],
         )
 
+    def membership(self, plane: Any) -> Any:
+        return SimpleNamespace(create=self.create_hsm, delete=self.delete_hsm)
+
     def recovery(self, plane: Any) -> Any:
         return SimpleNamespace(recover=self.note("recover", self.view()))
 

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from orchestrator.agent.using import SESSION_KEYS_MAX
-from orchestrator.control.plane import HSMS_MAX, ControlPlane
+from orchestrator.control.membership import HSMS_MAX, Membership
+from orchestrator.control.plane import ControlPlane
 from orchestrator.control.profiles import load_profiles
 from orchestrator.control.records import ClusterRow
 from orchestrator.model import entries as e
@@ -180,7 +181,7 @@ def test_the_29th_hsm_is_refused_before_a_host_is_asked() -> None:
     row = ClusterRow("cluster-aaaaaaaaaaa", "hsm2m.medium", "FIPS", "lab-1a", "ACTIVE", 0, "")
     plane = SimpleNamespace(records=SimpleNamespace(hsms=lambda _: [None] * 28))
     with pytest.raises(RefusedError, match="at most 28 HSMs"):
-        ControlPlane._check_room(cast(ControlPlane, plane), row)
+        Membership(cast(ControlPlane, plane)).check_room(row)
 
 
 # --- texts ---

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from orchestrator.client.session import Session
 from orchestrator.control.backups import Backups
+from orchestrator.control.membership import Membership
 from orchestrator.control.replication import Replication
 from orchestrator.lab import demo, lab
 from orchestrator.model.errors import RemoteError
@@ -162,7 +163,7 @@ def test_a_key_goes_to_a_clone(job: demo.Demo, session: Session) -> None:
     admin = job._login(Role.ADMIN, "admin")
     backup = Backups(job.plane).create(job.cluster).backup_id
     clone = job.plane.create_cluster("hsm2m.medium", (), None, backup).cluster_id
-    job.plane.create_hsm(clone, "lab-1a")
+    Membership(job.plane).create(clone, "lab-1a")
     there = job.plane.login(clone, Role.CRYPTO_USER, "cu1", job.passwords["cu1"])
     with there:
         _, private = make(
