@@ -316,7 +316,7 @@ def _generate(
     login = call.session(Role.CRYPTO_USER)
     change = None
     if session:
-        keys = login.make_session_keys(spec, tuple(drafts))
+        keys = login.session_keys.make(spec, tuple(drafts))
         call.warn(_ENDED)
     else:
         changes = call.plane.changes(call.cluster_id, login)

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import Engine
 
 from orchestrator.client.balancer import Balancer, Dial
-from orchestrator.client.connection import RpcConnection
+from orchestrator.client.connection import RpcConnection, expect
 from orchestrator.client.directory import (
     Endpoint,
     Endpoints,
@@ -28,7 +28,7 @@ from orchestrator.client.directory import (
     endpoints_source,
     read_anchor,
 )
-from orchestrator.client.session import Session, expect
+from orchestrator.client.session import Session
 from orchestrator.client.trust import check_hsm, seal_password
 from orchestrator.control.changes import Changes
 from orchestrator.control.controller import Controller

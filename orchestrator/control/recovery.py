@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from orchestrator.client.session import expect
+from orchestrator.client.connection import expect
 from orchestrator.control.backups import Backups
 from orchestrator.control.joining import Joining
 from orchestrator.control.plane import ControlPlane

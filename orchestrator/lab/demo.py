@@ -259,7 +259,7 @@ class Demo:
         """Make a session key and look for it elsewhere."""
         session = self._sessions[1]
         home, *others = session.balancer.hsms
-        _, private = session.make_session_keys(_EC, _pair("demo-session"), home)
+        _, private = session.session_keys.make(_EC, _pair("demo-session"), home)
         mechanism = SignMechanism(SignScheme.ECDSA, HashFunction.SHA256)
         digest = hashlib.sha256(_MESSAGE).digest()
         session.sign(private.ref, mechanism, digest)

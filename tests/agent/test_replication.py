@@ -171,7 +171,7 @@ def test_only_owner_and_admins_replicate(family: Family) -> None:
     users = family.replication(family.here.session, there)
     assert code_of(users.replicate_user, "both", CU) == "permission-denied"
     assert family.admins.replicate_key(key.ref)[1].owner == "cu"
-    [session_key] = family.here.session.make_session_keys(AES, (draft(),))
+    [session_key] = family.here.session.session_keys.make(AES, (draft(),))
     assert code_of(family.owner.replicate_key, session_key.ref) == "not-found"
 
 

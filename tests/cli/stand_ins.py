@@ -391,6 +391,10 @@ class FakeSession:
         self.services.calls.append(("wrap_key", payload, wrapper, mechanism))
         return bytes(24)
 
+    @property
+    def session_keys(self) -> Any:
+        return SimpleNamespace(make=self.make_session_keys)
+
     def make_session_keys(self, spec: KeySpec, drafts: tuple[KeyDraft, ...]) -> tuple[Key, ...]:
         self.services.calls.append(("session-keys", spec, drafts))
         return made(spec, drafts)

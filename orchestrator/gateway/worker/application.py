@@ -258,7 +258,7 @@ class Application:
         if isinstance(found, KeyObject) and not found.is_lent:
             ref = found.key.ref
             if ref & SESSION_KEY_BIT:
-                self.backend.call(lambda s: s.drop_session_key(ref))
+                self.backend.call(lambda s: s.session_keys.drop(ref))
             else:
                 self.check_rw(session, token=True)
                 self.backend.change(lambda c, request: c.delete_key(ref, request=request))
