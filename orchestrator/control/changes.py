@@ -338,11 +338,11 @@ class Changes:
         if not ref & SESSION_KEY_BIT:
             return self._outcome(m.ChangeKey(ref, name, value), request, approval).report, ref
         if name != "token" or not parse_bool(name, value):
-            self._session.change_session_key(ref, name, value)
+            self._session.session_keys.change(ref, name, value)
             return None, ref
-        home = self._session.home_of(ref)
+        home = self._session.session_keys.home_of(ref)
         report, key = self._one_key(lambda _: m.KeepSessionKey(ref), request, home)
-        self._session.forget_session_key(ref)
+        self._session.session_keys.forget(ref)
         return report, key.ref
 
     def share_key(
@@ -379,7 +379,7 @@ class Changes:
     ) -> tuple[ChangeReport, Key]:
         """Make a token key of one that was wrapped outside; `draft` says how it shall be."""
         change = m.UnwrapKey(unwrapper, mechanism.check(), wrapped, key_type, draft)
-        return self._one_key(lambda _: change, request, self._session.home(unwrapper))
+        return self._one_key(lambda _: change, request, self._session.session_keys.home(unwrapper))
 
     def import_public_key(
         self, public: bytes, draft: m.KeyDraft, *, request: str | None = None

@@ -8,14 +8,14 @@ from dataclasses import replace
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from orchestrator.client.session import expect
+from orchestrator.client.connection import expect
 from orchestrator.control.backups import Backups
 from orchestrator.control.joining import Joining
 from orchestrator.control.plane import ControlPlane
 from orchestrator.control.profiles import profile_path
 from orchestrator.control.records import ClusterRow, HsmRow
 from orchestrator.control.views import ClusterState, ClusterView, HsmState
-from orchestrator.model.decisions import SUCCESSORS, check_restorable
+from orchestrator.model.cluster_decisions import SUCCESSORS, check_restorable
 from orchestrator.model.errors import NotFoundError, OrchestratorError, RefusedError
 from orchestrator.model.ids import new_id
 from orchestrator.model.signatures import load_certificate

@@ -34,8 +34,9 @@ from orchestrator.lab.lab import LabStatus
 from orchestrator.lab.protocol import AgentStatus
 from orchestrator.model.entries import Actor
 from orchestrator.model.errors import LoginFailedError
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import Curve, KeyClass, KeySpec, KeyType
-from orchestrator.model.keys import Attributes, Key, KeyFilter
+from orchestrator.model.keys import Attributes, Key
 from orchestrator.model.profile import FirmwareProfile
 from orchestrator.model.quorum import ApprovalData
 from orchestrator.model.roles import Role
@@ -159,6 +160,9 @@ class StandIns(Services):
             audit=lambda *_: [record],
             verify_audit=lambda _: [AuditCheck(HSM, 30, problem)],
         )
+
+    def membership(self, plane: Any) -> Any:
+        return SimpleNamespace(create=self.create_hsm, delete=self.delete_hsm)
 
     def recovery(self, plane: Any) -> Any:
         return SimpleNamespace(recover=self.note("recover", self.view()))
@@ -386,6 +390,10 @@ class FakeSession:
     def wrap_key(self, payload: int, wrapper: int, mechanism: Any) -> bytes:
         self.services.calls.append(("wrap_key", payload, wrapper, mechanism))
         return bytes(24)
+
+    @property
+    def session_keys(self) -> Any:
+        return SimpleNamespace(make=self.make_session_keys)
 
     def make_session_keys(self, spec: KeySpec, drafts: tuple[KeyDraft, ...]) -> tuple[Key, ...]:
         self.services.calls.append(("session-keys", spec, drafts))

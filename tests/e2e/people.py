@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa, utils
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from orchestrator.control.membership import Membership
 from orchestrator.control.plane import ControlPlane
 from orchestrator.control.replication import Replication
 from orchestrator.model.key_spec import HashFunction, KeyClass, KeySpec, KeyType, SignMechanism
@@ -112,4 +113,4 @@ def close(plane: ControlPlane, cluster: str, admins: tuple[Person, Person]) -> N
         for admin in admins:
             token = admin.approve(token)
         [last] = plane.hsms(cluster)
-        plane.delete_hsm(cluster, last.hsm_id, force=True, approval=token)
+        Membership(plane).delete(cluster, last.hsm_id, force=True, approval=token)

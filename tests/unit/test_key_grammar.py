@@ -9,18 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.model.errors import OrchestratorError, UsageError
+from orchestrator.model.key_filter import KeyFilter, attribute_text, parse_pairs, parse_reference
 from orchestrator.model.key_spec import KeyClass, KeySpec, KeyType
-from orchestrator.model.keys import (
-    KNOWN_ATTRIBUTES,
-    Attributes,
-    Key,
-    KeyFilter,
-    attribute_text,
-    new_attributes,
-    parse_bool,
-    parse_pairs,
-    parse_reference,
-)
+from orchestrator.model.keys import KNOWN_ATTRIBUTES, Attributes, Key, new_attributes, parse_bool
 
 NAMES = st.sampled_from(sorted(KNOWN_ATTRIBUTES))
 TEXTS = st.text(max_size=20)

@@ -28,7 +28,8 @@ from orchestrator.model.errors import (
     UsageError,
 )
 from orchestrator.model.ids import ClusterId
-from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter
+from orchestrator.model.key_filter import KeyFilter
+from orchestrator.model.keys import SESSION_KEY_BIT, Key
 from orchestrator.model.roles import Role, check_password
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class Console:
 
     def keep_home(self, given: Given, key: Key) -> None:
         """Remember where a session key lives."""
-        home = self.session(given).home_of(key.ref)
+        home = self.session(given).session_keys.home_of(key.ref)
         self._homes.setdefault(self.cluster(given), home)
 
     def list_keys(self, given: Given, key_filter: KeyFilter, offset: int, limit: int) -> KeyPage:

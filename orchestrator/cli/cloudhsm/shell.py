@@ -17,7 +17,7 @@ from orchestrator.cli.cloudhsm.redaction import redact, spans
 from orchestrator.cli.cloudhsm.run import Answer, answer
 from orchestrator.cli.cloudhsm.tree import INTERACTIVE
 from orchestrator.model.errors import OrchestratorError
-from orchestrator.model.keys import KeyFilter
+from orchestrator.model.key_filter import KeyFilter
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from orchestrator.cli import key_view
+from orchestrator.model.key_filter import attribute_text
 from orchestrator.model.key_spec import KeyClass
-from orchestrator.model.keys import Key, attribute_text
+from orchestrator.model.keys import Key
 
 _BOOLEANS: Final = (
     "encrypt", "decrypt", "token", "always-sensitive", "derive", "destroyable", "extractable",
