@@ -51,23 +51,24 @@ class Manner:
     history: str
 
 
-def _own_manner(console: Console) -> Manner:
-    return Manner(
+def run(console: Console) -> int:
+    """Run commands until `quit` or the end of input; return the exit status."""
+    manner = Manner(
         partial(_run_line, console),
         partial(_prompt, console),
         partial(complete, INTERACTIVE),
         spans,
         HISTORY,
     )
+    return run_in(console, manner)
 
 
-def run(console: Console, manner: Manner | None = None) -> int:
-    """Run commands until `quit` or the end of input.
+def run_in(console: Console, manner: Manner) -> int:
+    """Run lines of another language until one of them, or the end of input, ends it.
 
     Returns:
         On a terminal 0; else 1 if any command failed.
     """
-    manner = manner or _own_manner(console)
     if not credentials.is_interactive():
         return _run_lines(manner, sys.stdin)
     session = _prompt_session(console, manner)

@@ -106,6 +106,25 @@ _COMMANDS: Final = (
              action="cmu_users:sync", changes=True),
 )  # fmt: skip
 
+_OPEN: Final = {c.name for c in _COMMANDS if not c.flag("--password")} | {"help", "quit"}
+
+
+def _secrets(line: str) -> list[tuple[int, int]]:
+    """Return what follows type and name in a command that takes a password, or is none."""
+    words = list(re.finditer(r"\S+", line))
+    if not words or words[0][0] in _OPEN:
+        return []
+    found, before, is_path = list[tuple[int, int]](), 0, False
+    for word in words[1:]:
+        if is_path or word[0] in {"-hpswd", "-2fa", "-h", "--help"}:
+            is_path = word[0] == "-2fa" and not is_path
+        elif before < 2 and not word[0].startswith("--"):
+            before += 1
+        else:
+            found.append(word.span())
+    return found
+
+
 CMU: Final = Dialect(
     "cloudhsm_mgmt_util",
     "aws-cloudhsm> ",
@@ -119,11 +138,5 @@ CMU: Final = Dialect(
             Command("quit", "Leave"),
         ),
     ),
-    # Where a password may stand: of a command that takes one, or of a word that is no command.
-    re.compile(
-        r"\s*(?!(?:"
-        + "|".join(c.name for c in _COMMANDS if not c.flag("--password"))
-        + r"|help|quit)\s)\S+\s+\S+\s+\S+\s+(?:-hpswd\s+|-2fa\s+\S+\s+)*+"
-        r"(?!-hpswd\s*$|-2fa(?:\s+\S*)?\s*$|-h\s*$)(\S.*)"
-    ),
+    _secrets,
 )

@@ -6,7 +6,7 @@ Positional arguments are flags whose names begin with `--`; people do not write 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,16 +32,24 @@ class LegacyCommand(Command):
     is_critical: bool = False
     changes: bool = False
 
+    @property
+    def positional(self) -> tuple[str, ...]:
+        """Return the names of the arguments that people write without a name."""
+        return tuple(f.name for f in self.flags if f.name.startswith("--") and not f.short)
+
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One tool: `role` is whom CLOUDHSM_PIN logs in unless CLOUDHSM_ROLE says otherwise."""
+    """One tool: `role` is whom CLOUDHSM_PIN logs in unless CLOUDHSM_ROLE says otherwise.
+
+    `secrets` tells where in a line a password may stand: better too much than too little.
+    """
 
     name: str
     prompt: str
     role: str
     tree: Command
-    secret: re.Pattern[str]
+    secrets: Callable[[str], list[tuple[int, int]]]
 
     def commands(self) -> dict[str, LegacyCommand]:
         """Return the commands by name."""
@@ -89,9 +97,9 @@ def read(dialect: Dialect, words: Sequence[str]) -> Given | HelpRequest:
         raise ParseError(f"{first}\n\nUsage: {syntax(command)}") from None
 
 
-def _named(command: Command, words: Sequence[str]) -> list[str]:
+def _named(command: LegacyCommand, words: Sequence[str]) -> list[str]:
     """Put the names of positional arguments before their values."""
-    names = [f.name for f in command.flags if f.name.startswith("--") and not f.short]
+    names = list(command.positional)
     named: list[str] = []
     takes_value = False
     for word in words:

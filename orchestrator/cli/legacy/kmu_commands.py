@@ -92,7 +92,7 @@ _COMMANDS: Final = (
              missing="no HSM type here has PBE mechanisms; genSymKey makes a random key"),
     _command("imSymKey", "Make a key of a symmetric key in clear", USER, _IN, _UNUSED_WRAPPER,
              _TYPE, _LABEL, *_IMPORT, _KEK, action="kmu_moving:import_symmetric",
-             call="CreateUnwrapTemplate"),
+             call="UnWrapKey"),
     _command("exSymKey", "Write a symmetric key in clear", OWNER, _KEY, _WRAPPER, _OUT,
              maybe("-m", "Mechanism"), maybe("-wk", "File of the wrapped key"),
              call="ExportKey", missing=_NEVER),
@@ -163,6 +163,16 @@ _COMMANDS: Final = (
              value("-r", "The code, decimal or 0x…"), action="kmu:explain"),
 )  # fmt: skip
 
+_SECRET: Final = re.compile(
+    r"\s--?p(?:assword)?(?:\s*=\s*|\s+)(\S.*?)(?=\s+-(?:u|s|hpswd)\b|\s*$)", re.IGNORECASE
+)
+
+
+def _secrets(line: str) -> list[tuple[int, int]]:
+    """Return what follows -p, up to the next flag of loginHSM."""
+    return [found.span(1) for found in _SECRET.finditer(line)]
+
+
 KMU: Final = Dialect(
     "key_mgmt_util",
     "Command: ",
@@ -176,7 +186,5 @@ KMU: Final = Dialect(
             Command("exit", "Leave"),
         ),
     ),
-    re.compile(
-        r".*?\s--?p(?:assword)?(?:\s*=\s*|\s+)(\S.*?)(?=\s+-(?:u|s|hpswd)\b|\s*$)", re.IGNORECASE
-    ),
+    _secrets,
 )

@@ -13,15 +13,18 @@ from dataclasses import replace
 
 from orchestrator.cli import credentials
 from orchestrator.cli.cloudhsm.console import Console, Environment
-from orchestrator.cli.cloudhsm.parser import ParseError
+from orchestrator.cli.cloudhsm.parser import HelpRequest, ParseError
+from orchestrator.cli.credentials import GivenLogin
 from orchestrator.cli.errors import EXIT_INTERRUPTED
 from orchestrator.cli.invocation import Services
 from orchestrator.cli.legacy.cmu_commands import CMU
-from orchestrator.cli.legacy.dialect import LEGACY, Dialect, help_text
+from orchestrator.cli.legacy.dialect import LEGACY, Dialect, help_text, read
 from orchestrator.cli.legacy.kmu_commands import KMU
+from orchestrator.cli.legacy.numbers import parse_type
 from orchestrator.cli.legacy.shell import run, run_words
 from orchestrator.cli.legacy.tool import Tool
 from orchestrator.model.errors import UsageError
+from orchestrator.model.roles import parse_user_name
 
 EXIT_USAGE = 2
 CLUSTER = "CLOISTER_CLUSTER"
@@ -78,6 +81,9 @@ def _run(dialect: Dialect, words: list[str], services: Services, environment: En
     if words[0] == "singlecmd":
         words.pop(0)
     first, then = _two(dialect, words)
+    if then and environment.login.pin is not None:
+        environment = replace(environment, login=_same_user(dialect, first, environment.login))
+        first = []
     sys.stderr.write(LEGACY.format(dialect.name) + "\n")
     with Console(services, environment, cluster_prefix=prefix, login_hint="loginHSM") as console:
         tool = Tool(dialect, console)
@@ -85,6 +91,22 @@ def _run(dialect: Dialect, words: list[str], services: Services, environment: En
         for part in (first, then):
             status = status or run_words(tool, part) or 0
         return status
+
+
+def _same_user(dialect: Dialect, words: list[str], login: GivenLogin) -> GivenLogin:
+    """Return what CLOUDHSM_PIN says in the role that `loginHSM` names.
+
+    Raises:
+        UsageError: they name two users.
+    """
+    given = read(dialect, words)
+    if isinstance(given, HelpRequest):
+        return login
+    name = given.maybe("--user-name") or given.text("-s")
+    role = parse_type(given.maybe("--user-type") or given.text("-u"))
+    if parse_user_name(name) != (login.pin or "").partition(":")[0].lower():
+        raise UsageError(f"CLOUDHSM_PIN is that of another user than {name}, whom loginHSM names")
+    return replace(login, role=role)
 
 
 def _two(dialect: Dialect, words: list[str]) -> tuple[list[str], list[str]]:
@@ -97,7 +119,7 @@ def _two(dialect: Dialect, words: list[str]) -> tuple[list[str], list[str]]:
     second = next((i for i, w in enumerate(words) if i and words[0] == "loginHSM" and w in names),
                   len(words))  # fmt: skip
     for part in (words[:second], words[second:]):
-        if dialect.secret.match(" ".join(part)):
+        if dialect.secrets(" ".join(part)):
             raise ParseError(
                 "a password on the command line can be read by every user of this machine, so none "
                 "is taken from there: set CLOUDHSM_PIN to user:password and leave loginHSM out, or "

@@ -90,9 +90,13 @@ def chosen(table: Mapping[int, T], text: str, what: str) -> T:
     """Return what a number stands for, or raise UsageError naming all numbers."""
     number = parse_number(text, what)
     if number not in table:
-        known = ", ".join(f"{n} {table[n]}" for n in sorted(table))
-        raise UsageError(f"{what} {number} is not known: {known}")
+        known = ", ".join(f"{n} {_shown(table[n])}" for n in sorted(table))
+        raise UsageError(f"{number} is not {what}; known are {known}")
     return table[number]
+
+
+def _shown(meaning: object) -> str:
+    return " ".join(map(str, meaning)) if isinstance(meaning, tuple) else str(meaning)
 
 
 def parse_number(text: str, what: str) -> int:
@@ -146,7 +150,8 @@ def parse_type(text: str) -> Role:
 
 
 def user_id(role: Role, name: str) -> int:
-    """Return a user's number: from role and name, so it is the same on all HSMs and for ever."""
+    """Return a user's number, of role and name alone: the same on all HSMs and for ever."""
+    role = Role.ADMIN if role is Role.UNACTIVATED_ADMIN else role
     digest = hashlib.sha256(f"{role}:{name}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
 

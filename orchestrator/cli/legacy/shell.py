@@ -27,13 +27,13 @@ def run(tool: Tool) -> int:
     """Run lines until `quit`, `exit` or the end of input; return the exit status."""
     sys.stdout.write(LEGACY.format(tool.dialect.name) + "\n")
     sys.stdout.flush()
-    return shell.run(
+    return shell.run_in(
         tool.console,
         shell.Manner(
             partial(run_line, tool),
             partial(_prompt, tool),
             partial(complete, tool),
-            partial(spans, tool),
+            tool.dialect.secrets,
             f"{tool.dialect.name}.history",
         ),
     )
@@ -43,22 +43,16 @@ def _prompt(tool: Tool) -> str:
     return tool.dialect.prompt if tool.selected is None else f"server{tool.selected}> "
 
 
-def spans(tool: Tool, line: str) -> list[tuple[int, int]]:
-    """Return where a password may stand in a line: better too much than too little."""
-    found = tool.dialect.secret.match(line)
-    return [found.span(1)] if found else []
-
-
 def complete(tool: Tool, text: str, lookup: completion.Lookup) -> tuple[list[str], int]:
     """Return what may stand in the place of the last word, and that word's length."""
     words = text.split()
     partial_word = "" if not words or text[-1:].isspace() else words.pop()
     command = tool.dialect.commands().get(words[0]) if words else None
-    if command is not None and not partial_word.startswith("-"):
+    names = command.positional if command else ()
+    if names:  # positional: name the one that stands here
         place = len([w for w in words[1:] if not w.startswith("-")])
-        names = [f.name for f in command.flags if f.name.startswith("--") and not f.short]
-        if place < len(names):
-            text = f"{words[0]} {names[place]} {partial_word}"
+        named = "" if partial_word.startswith("-") or place >= len(names) else f"{names[place]} "
+        text = f"{words[0]} {named}{partial_word}"
     found, length = completion.complete(tool.dialect.tree, text, lookup)
     return [word for word in found if not word.startswith("--")], length
 
