@@ -19,10 +19,11 @@ class Scale:
     sizes: tuple[int, ...]
     in_a_row: int
     direct_threads: tuple[int, ...]
+    hsms: tuple[int, ...]
 
 
-FULL = Scale(5, 2.0, (10, 1_000, 10_000), 20, (1, 2, 4, 16))
-SMOKE = Scale(1, 0.2, (4, 8), 2, (1, 16))
+FULL = Scale(5, 2.0, (10, 1_000, 10_000), 20, (1, 2, 4, 16), (1, 2, 3))
+SMOKE = Scale(1, 0.2, (4, 8), 2, (1, 16), (2,))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from typing import Final
 from benchmarks.report import Case, Samples, Scale, Target
 from benchmarks.site import Site, direct
 
-HSMS: Final = 3
 IN_FLIGHT: Final = (1, 16)
 _KINDS: Final = {"rsa": "RSA-2048", "p256": "P-256"}
 _RSA_TARGET: Final = Target("ratio", 0.85, at_least=True)
@@ -19,7 +18,7 @@ _P256_TARGET: Final = Target("added", 250)
 def run(home: Path, scale: Scale, on_turn: Callable[[str], None]) -> Iterator[Case]:
     """Measure; every round asks the baseline and all numbers of HSMs in turn."""
     samples = Samples()
-    with Site(home, HSMS) as site:
+    with Site(home, max(scale.hsms)) as site:
         for number in range(scale.rounds):
             for kind, name in _KINDS.items():
                 on_turn(f"{name}, round {number + 1} of {scale.rounds}")
@@ -32,7 +31,7 @@ def _round(site: Site, kind: str, scale: Scale, samples: Samples) -> None:
     for threads in scale.direct_threads:
         for figure, value in direct(kind, threads, scale.seconds).items():
             samples.add(f"{kind} direct {threads} {figure}", value)
-    for hsms in range(1, HSMS + 1):
+    for hsms in scale.hsms:
         for threads in IN_FLIGHT:
             figures = site.load(kind, threads, scale.seconds, hsms)
             if figures["failures"]:
@@ -48,7 +47,7 @@ def _cases(kind: str, name: str, scale: Scale, samples: Samples) -> Iterator[Cas
         mark = ", the best" if threads == best else ""
         yield Case("direct", f"{name}, {threads}{mark}", "/s", samples.of(key))
     figure = "signatures"
-    for hsms in range(1, HSMS + 1):
+    for hsms in scale.hsms:
         for in_flight in IN_FLIGHT:
             base = best if in_flight > 1 else "1 threads"
             base_key = by_threads[base].removesuffix(" ops")

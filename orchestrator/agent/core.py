@@ -273,7 +273,9 @@ class Core:
             raise TamperedError(f"entry {header.seq}: its body fails its seal") from exc
 
     def open_entry(self, entry: e.Entry) -> e.Change | None:
-        """Open a stored entry's body; None when it was sealed in an earlier epoch."""
+        """Open a stored entry's body; None when it is erased or was sealed in an earlier epoch."""
+        if entry.is_erased:
+            return None
         try:
             return self._open_body(entry, entry.parse_header(), self.state)[0]
         except TamperedError:

@@ -12,8 +12,8 @@ from orchestrator import __version__
 from orchestrator.cli import (
     audit,
     backup,
+    cipher,
     cluster,
-    crypto,
     demo,
     doctor,
     gateway,
@@ -63,7 +63,7 @@ def build() -> TyperGroup:
         user,
         quorum,
         key,
-        crypto,
+        cipher,  # and what crypto has
         backup,
         recovery,
         audit,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from orchestrator.model.errors import RefusedError, UsageError
 from orchestrator.wire.files import publish
@@ -48,6 +50,22 @@ def write_new(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     except OSError as exc:
         path.unlink(missing_ok=True)
         raise UsageError(f"cannot write {path}: {exc.strerror}") from exc
+
+
+@contextmanager
+def creating(path: Path) -> Iterator[BinaryIO]:
+    """Give a new file to write to, mode 0600; on failure none is left behind."""
+    descriptor = create(path, mode=0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException as exc:
+        path.unlink(missing_ok=True)
+        if isinstance(exc, OSError):
+            raise UsageError(f"cannot write {path}: {exc.strerror}") from exc
+        raise
 
 
 def replace(path: Path, content: bytes) -> None:

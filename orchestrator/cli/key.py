@@ -11,7 +11,7 @@ import typer
 
 from orchestrator.cli import approvals, files, key_view, next_steps
 from orchestrator.cli.approvals import ApprovalOption
-from orchestrator.cli.cloudhsm.tree import WRAPS
+from orchestrator.cli.cloudhsm.key_tree import WRAPS
 from orchestrator.cli.command import CHANGE, LOGIN, Needs, command, group
 from orchestrator.cli.invocation import Invocation
 from orchestrator.cli.offered import offer

@@ -7,7 +7,12 @@ from collections.abc import Callable
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
-from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_public_key,
+    load_pem_public_key,
+)
 
 from orchestrator.model.errors import RefusedError, UsageError
 from orchestrator.model.key_spec import (
@@ -96,6 +101,15 @@ def _verify_rsa(
         else padding.PSS(padding.MGF1(algorithm), mechanism.salt_bytes)
     )
     key.verify(signature, digest, scheme, utils.Prehashed(algorithm))
+
+
+def public_point(public: bytes) -> bytes:
+    """Return the uncompressed point of an EC public key in PEM, or raise UsageError."""
+    public_type(public)
+    key = load_pem_public_key(public)
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise UsageError("ECDH takes the peer's EC public key")
+    return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 
 
 def public_type(public: bytes) -> KeyType:

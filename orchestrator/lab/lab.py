@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -54,7 +55,7 @@ def up(home: Path, zones: int = 3) -> LabStatus:
         return present
     environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-    os.posix_spawn(  # detached: it shall outlive this process
+    started = os.posix_spawn(  # detached: it shall outlive this process
         sys.executable,
         [sys.executable, "-m", "orchestrator.lab", str(home)],
         environment,
@@ -65,11 +66,17 @@ def up(home: Path, zones: int = 3) -> LabStatus:
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ],
     )
-    deadline = time.monotonic() + UP_TIMEOUT_S
-    while not (present := status(home)).is_up:
-        if time.monotonic() > deadline:
-            raise UnavailableError(f"the lab does not come up; see {layout.log}")
-        time.sleep(0.05)
+    try:
+        deadline = time.monotonic() + UP_TIMEOUT_S
+        while not (present := status(home)).is_up:
+            if time.monotonic() > deadline:
+                raise UnavailableError(f"the lab does not come up; see {layout.log}")
+            time.sleep(0.05)
+    except BaseException:  # also Ctrl-C: one that nobody waits for would come up later
+        with suppress(ProcessLookupError, ChildProcessError):
+            os.kill(started, signal.SIGKILL)
+            os.waitpid(started, 0)
+        raise
     return present
 
 

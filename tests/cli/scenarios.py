@@ -43,9 +43,10 @@ class Scenario:
 _AES: Final = make_key(KeyClass.SECRET, KeySpec(KeyType.AES, 256), "data")
 _RSA: Final = make_key(KeyClass.PUBLIC, KeySpec(KeyType.RSA, 2048), "web")
 _SIGN: Final = "--key-filter attr.label=web --hash-function sha256 --data SGVsbG8="
+_DATA: Final = "--key-filter attr.label=data"
 _FILTER: Final = "--filter attr.label=data"
 _CLONES: Final = "--source-cluster-id cluster-a --destination-cluster-id cluster-a"
-_PEM: Final = key_view.public_pem(make_key(KeyClass.PUBLIC, EC_SPEC, "web")).decode()
+PEM: Final = key_view.public_pem(make_key(KeyClass.PUBLIC, EC_SPEC, "web")).decode()
 _WRAPS: Final = {
     "aes-gcm": " --tag-length-bits 128", "aes-no-pad": "", "aes-pkcs5-pad": "", "aes-zero-pad": "",
     "cloudhsm-aes-gcm": " --tag-length-bits 128",
@@ -142,7 +143,7 @@ SCENARIOS: Final = {
     "key set-attribute": Scenario(f"{_FILTER} --name label --value new", needs_login=True),
     "key replicate": Scenario(f"{_FILTER} {_CLONES}", needs_login=True),
     "key import pem": Scenario(
-        "--path {tmp}/web.pem --label web --key-type-class ec-public", True, files={"web.pem": _PEM}
+        "--path {tmp}/web.pem --label web --key-type-class ec-public", True, files={"web.pem": PEM}
     ),
     **{
         f"key wrap {name}": Scenario(
@@ -164,6 +165,16 @@ SCENARIOS: Final = {
     "key generate-file": Scenario(
         "--encoding pem --path {tmp}/web.pem --filter attr.label=web", needs_login=True
     ),
+    "crypto encrypt": Scenario(f"{_DATA} --mechanism aes-gcm --data SGVsbG8=", True),
+    "crypto decrypt": Scenario(f"{_DATA} --mechanism aes-gcm --data SGVsbG8=", True),
+    "crypto mac": Scenario(f"{_DATA} --mechanism hmac-sha256 --data SGVsbG8=", True),
+    "crypto derive": Scenario(
+        f"{_DATA} --peer-path {{tmp}}/web.pem --kdf CKD_SHA256_KDF --key-type aes "
+        "--key-length-bytes 32 --label shared",
+        needs_login=True,
+        files={"web.pem": PEM},
+    ),
+    "crypto random": Scenario("--bytes 8", needs_login=True),
     "crypto sign rsa-pkcs": Scenario(_SIGN, needs_login=True),
     "crypto sign rsa-pkcs-pss": Scenario(
         f"{_SIGN} --mgf mgf1-sha256 --salt-length 32", needs_login=True

@@ -317,6 +317,7 @@ class StandIns(Services):
             share_key=self.note("share_key", CHANGE),
             unshare_key=self.note("unshare_key", CHANGE),
             set_attribute=self.note("set_attribute", (CHANGE, 0x70000)),
+            derive_key=self.note("derive_key", (CHANGE, self.key)),
             unwrap_key=self.note("unwrap_key", (CHANGE, self.key)),
             import_public_key=self.note("import_public_key", (CHANGE, self.key)),
             generate_keys=self.generate_keys,
@@ -366,6 +367,21 @@ class FakeSession:
 
     def heard(self, seq: int) -> None:
         pass
+
+    def random(self, count: int) -> bytes:
+        return bytes(count)
+
+    def encrypt(self, ref: int, plaintext: bytes, *, mechanism: Any) -> bytes:
+        self.services.calls.append(("encrypt", ref, plaintext, mechanism))
+        return plaintext
+
+    def decrypt(self, ref: int, ciphertext: bytes, *, mechanism: Any) -> bytes:
+        self.services.calls.append(("decrypt", ref, ciphertext, mechanism))
+        return ciphertext
+
+    def mac(self, ref: int, mechanism: Any, data: bytes) -> bytes:
+        self.services.calls.append(("mac", ref, mechanism, data))
+        return bytes(32)
 
     def wrap_key(self, payload: int, wrapper: int, mechanism: Any) -> bytes:
         self.services.calls.append(("wrap_key", payload, wrapper, mechanism))

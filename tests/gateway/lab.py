@@ -16,7 +16,7 @@ from orchestrator.lab.hosts import LabHosts
 from orchestrator.model.roles import Role
 from tests.gateway.wire import Client
 
-MODULE = "/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so"
+MODULE = str(next(Path("/usr/lib").glob("*/pkcs11/p11-kit-client.so"), "p11-kit-client.so"))
 PASSWORD = b"password-1"
 PIN = "cu:password-1"
 

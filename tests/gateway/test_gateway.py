@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator.lab import lab
 from tests.gateway import wire as w
-from tests.gateway.lab import MODULE, PIN, RunningGateway, Site
+from tests.gateway.lab import PIN, RunningGateway, Site
 from tests.lab.harness import eventually
 
 pytestmark = [pytest.mark.softhsm, pytest.mark.timeout(180)]
@@ -46,11 +46,8 @@ def openssl(*words: str) -> str:
     return done.stdout.decode()
 
 
-def test_the_client_is_installed() -> None:
-    """Debian: p11-kit-modules and opensc, see PACKAGES in the Makefile."""
-    assert Path(MODULE).exists()
-
-
+@pytest.mark.p11kit
+@pytest.mark.opensc
 def test_pkcs11_tool_uses_a_cluster(gateway: RunningGateway, tmp_path: Path) -> None:
     listed = gateway.tool("--list-slots")
     assert gateway.site.cluster in listed
@@ -78,6 +75,8 @@ def test_pkcs11_tool_uses_a_cluster(gateway: RunningGateway, tmp_path: Path) -> 
     assert "CKR_PIN_INCORRECT" in gateway.tool("--pin", "cu:another-1", "-O", status=1)
 
 
+@pytest.mark.p11kit
+@pytest.mark.opensc
 def test_certificates_data_and_given_keys_are_kept(gateway: RunningGateway, tmp_path: Path) -> None:
     pem, der, key = (str(tmp_path / name) for name in ("key.pem", "cert.der", "key.der"))
     openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", pem, "-subj", "/CN=x",

@@ -21,7 +21,7 @@ from orchestrator.gateway.cryptoki import CKA, CKM, CKO, CKR
 from tests.gateway import wire as w
 from tests.gateway.cluster import PIN, Gateway
 from tests.gateway.wire import Client, Refused
-from tests.stateful.harness import LocalCluster
+from tests.stateful.harness import PASSWORD, LocalCluster
 
 pytestmark = pytest.mark.timeout(120)
 P256 = bytes.fromhex("06082a8648ce3d030107")
@@ -707,6 +707,10 @@ def test_signing_outlives_hsms_and_their_absence(gateway: Gateway, cluster: Loca
         client.one_step(43, session, digest)
     cluster.machines[1].start()
     assert sign() == 64  # without a new login, session or search
+    cluster.machines[1].stop()
+    with refused(CKR.DEVICE_ERROR):
+        other = gateway.connect()
+        other.login(other.open(), PIN)
 
 
 def test_requests_sent_twice_or_lost_make_one_key(gateway: Gateway, cluster: LocalCluster) -> None:
@@ -831,3 +835,44 @@ def test_cbc_matches_the_standard(gateway: Gateway) -> None:
         made += part
     expected = Cipher(algorithms.AES(secret), modes.CBC(iv)).encryptor().update(bytes(32))
     assert made == expected
+
+
+def test_a_login_that_is_over_is_made_again(gateway: Gateway, cluster: LocalCluster) -> None:
+    """A ticket is renewed for 24 hours; applications run for months."""
+    client = gateway.connect()
+    session = client.open()
+    client.login(session, PIN)
+    _, private = ec_pair(client, session, token=True)
+    app = gateway.connections[-1][0].app
+    assert app is not None
+    for machine in cluster.machines:
+        machine.start()
+    cluster.clock.ms += 25 * 3_600_000
+    client.init(42, session, w.mechanism(0, CKM.ECDSA), private)
+    assert len(client.one_step(43, session, bytes(32))) == 64  # type: ignore[arg-type]
+    client.call(19, "u", w.u64(session))
+    with refused(CKR.USER_NOT_LOGGED_IN):
+        client.call(64, "ufy", w.u64(session) + w.u32(4))
+    assert PASSWORD not in repr(vars(app.backend)).encode()
+
+
+def test_set_pin_changes_the_password_and_goes_on(gateway: Gateway, cluster: LocalCluster) -> None:
+    client = gateway.connect()
+    session = client.open()
+    client.login(session, PIN)
+    new, old = b"cu:another-password", PIN
+
+    def set_pin(before: bytes, after: bytes) -> None:
+        client.call(15, "uayay", w.u64(session) + w.ay(before) + w.ay(after))
+
+    with refused(CKR.PIN_INCORRECT):
+        set_pin(b"cu:not-the-password", new)
+    with refused(CKR.PIN_LEN_RANGE):
+        set_pin(old, b"cu:short")
+    set_pin(old, new)
+    assert client.call(64, "ufy", w.u64(session) + w.u32(4)).bytes_()
+    other = gateway.connect()
+    with refused(CKR.PIN_INCORRECT):
+        other.login(other.open(), old)
+    other.login(other.open(), new)
+    set_pin(new, old)

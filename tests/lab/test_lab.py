@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
@@ -244,3 +245,22 @@ def test_the_throw_away_ca_signs_what_a_cluster_accepts(tmp_path: Path) -> None:
     assert anchor.read_bytes() == before
     for path in anchor.parent.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_start_that_is_interrupted_leaves_no_supervisor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    home = tmp_path / "home"
+    with monkeypatch.context() as patched:
+        patched.setattr(lab, "time", SimpleNamespace(monotonic=time.monotonic, sleep=interrupt))
+        with pytest.raises(KeyboardInterrupt):
+            lab.up(home, 1)
+    time.sleep(1)  # for one that comes up late
+    assert processes_of(home) == []
+    lab.destroy(home)
+    assert list(home.iterdir()) == []
+    assert lab.up(home, 1).is_up  # and it can be started again
+    lab.destroy(home)

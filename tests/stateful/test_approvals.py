@@ -370,3 +370,18 @@ class ApprovalMachine(ClusterMachine):
 TestApprovals = ApprovalMachine.TestCase
 TestApprovals.settings = settings(SETTINGS, max_examples=20)
 setattr(TestApprovals, "pytestmark", [pytest.mark.timeout(300)])  # noqa: B010  # unittest's class
+
+
+def test_an_erased_token_entry_is_still_answered(office: Office) -> None:
+    """Who repeats a request late hears that it was done; what was said in it is gone."""
+    change = m.IssueToken(Service.USER)
+    outcome = office.cluster.controller.change(
+        lambda _: change, ticket=office.ana, request="asked-once"
+    )
+    assert ApprovalData.parse(outcome.data).requester == "ana"
+    head = office.cluster.ledger.head().seq
+    assert office.cluster.controller.erase_bodies(head) == head
+    again = office.cluster.controller.change(
+        lambda _: change, ticket=office.ana, request="asked-once"
+    )
+    assert (again.report.seq, again.data) == (outcome.report.seq, b"")

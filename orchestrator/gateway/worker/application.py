@@ -26,6 +26,7 @@ from orchestrator.model.objects import ObjectDraft, ObjectFilter, StoredObject
 
 SLOT: Final = 0
 SESSIONS_MAX: Final = 4096
+SESSION_OBJECTS_MAX: Final = 1024
 FRESH_S: Final = 1.0
 """How long an attribute is told from memory, until an HSM is asked again."""
 
@@ -209,6 +210,8 @@ class Application:
 
     def keep_local(self, session: P11Session, held: ObjectDraft | Key) -> int:
         """Return a handle for a session object that is kept here."""
+        if len(session.objects) >= SESSION_OBJECTS_MAX:
+            raise CryptokiError(CKR.DEVICE_MEMORY)
         handle = next(self._numbers)
         self._objects[handle] = LocalObject(handle, held)
         session.objects.add(handle)

@@ -19,7 +19,7 @@ from orchestrator.control.changes import Changes
 from orchestrator.gateway.cryptoki import CKR, CryptokiError
 from orchestrator.gateway.token import Token
 from orchestrator.gateway.worker.failures import cryptoki_error
-from orchestrator.model.errors import OrchestratorError
+from orchestrator.model.errors import OrchestratorError, UnavailableError
 from orchestrator.model.objects import ObjectFilter, StoredObject
 from orchestrator.model.roles import Role, check_password, parse_user_name
 from orchestrator.wire.messages import ObjectPage
@@ -28,6 +28,10 @@ from orchestrator.wire.system_clock import SystemClock
 T = TypeVar("T")
 RANDOM_POOL_BYTES: Final = 16 * 1024
 RANDOM_REQUEST_BYTES: Final = 64 * 1024
+_AGAIN_S: Final = 0.2
+_SILENCE_S: Final = 10.0
+_TOLD: Final = frozenset({"quorum", "quorum-failed", "mfa-required", "user-disabled"})
+"""What an application's code does not say and who runs it must hear."""
 _log = logging.getLogger("cloister.gateway")
 
 
@@ -44,6 +48,7 @@ class Backend:
         self._drawing = threading.Lock()
         self._random, self._random_at = b"", 0
         self.operations = self.errors = 0
+        self._last_told = ("", 0.0)
 
     @property
     def user(self) -> str:
@@ -81,11 +86,27 @@ class Backend:
         balancer = Balancer(
             token.cluster, token.anchor, token.source, self._clock, patience_s=token.patience_s
         )
+        session = Session(balancer, self._clock, Role.CRYPTO_USER, user)
         try:
-            return Session(balancer, self._clock, Role.CRYPTO_USER, user).login(password)
+            self._enter(session, password)
         except OrchestratorError as exc:
             balancer.close()
+            self._note(exc)
             raise cryptoki_error(exc) from exc
+        return session
+
+    def _enter(self, session: Session, password: bytes) -> None:
+        """Log in, waiting for an HSM to come back as every other request does."""
+        deadline = self._clock.monotonic_s() + self.token.patience_s
+        while True:
+            try:
+                session.login(password)
+            except UnavailableError:
+                if self._clock.monotonic_s() >= deadline:
+                    raise
+                self._clock.sleep(_AGAIN_S)
+            else:
+                return
 
     def logout(self) -> None:
         """Forget the login; its session keys end with its connections."""
@@ -116,8 +137,12 @@ class Backend:
 
     def _note(self, error: OrchestratorError) -> None:
         self.errors += 1
-        if error.retryable or error.code.startswith("quorum"):
-            _log.warning("%s", error)
+        if not (error.retryable or error.code in _TOLD):
+            return
+        now, text = self._clock.monotonic_s(), str(error)
+        if text != self._last_told[0] or now >= self._last_told[1] + _SILENCE_S:
+            self._last_told = (text, now)
+            _log.warning("%s", text)
 
     def _login_again(self, session: Session) -> None:
         """A login lasts 24 hours, an application for ever."""
@@ -125,7 +150,7 @@ class Backend:
             if self._session is not session:
                 raise CryptokiError(CKR.USER_NOT_LOGGED_IN)
             try:
-                session.login(self._password)
+                self._enter(session, self._password)
             except OrchestratorError as exc:
                 _log.warning("the login of %s has ended: %s", session.name, exc)
                 self._session, self._password = None, b""
@@ -143,7 +168,7 @@ class Backend:
                 retryable = isinstance(cause, OrchestratorError) and cause.retryable
                 if not retryable or self._clock.monotonic_s() >= deadline:
                     raise
-            self._clock.sleep(0.2)
+            self._clock.sleep(_AGAIN_S)
 
     def _change(self, session: Session, action: Callable[[Changes, str], T], request: str) -> T:
         application = self._opened()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from importlib import import_module
 
 import pytest
@@ -103,3 +105,13 @@ def test_the_transcripts_show_every_command() -> None:
         if "mfa-token-sign" in words:
             shown.add("login mfa-token-sign")
     assert set(COMMANDS) - shown == {"interactive"}
+
+
+def test_help_loads_nothing_heavy() -> None:
+    heavy = ("cryptography", "sqlalchemy", "typer", "rich", "prompt_toolkit", "asyncio", "pkcs11")
+    code = (
+        "import sys; from orchestrator.cli.cloudhsm.main import main; main(['help', 'key']);"
+        f"print('loaded:', *(n for n in {heavy} if n in sys.modules), file=sys.stderr)"
+    )
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert made.stderr.strip() == "loaded:"

@@ -312,7 +312,11 @@ STEPS: Final = [
         "--approval {tmp}/user",
     ),
     *_as("bob", "key list --filter attr.label=data"),
-    *_as("admin", "user delete --username alice --role crypto-user"),
+    *_as(
+        "admin",
+        "key list --max-items 1 --verbose",
+        "user delete --username alice --role crypto-user",
+    ),
     *_as(
         "admin",
         "cluster mtls register-trust-anchor --path {tmp}/ca.pem",
