@@ -10,17 +10,21 @@ from orchestrator.cli.cloudhsm.syntax import Given
 from orchestrator.cli.legacy import numbers
 from orchestrator.cli.legacy.dialect import modern
 from orchestrator.cli.legacy.tool import Tool
-from orchestrator.model.errors import UsageError
+from orchestrator.model.errors import OrchestratorError, UsageError
 from orchestrator.model.roles import parse_user_name
 
 
 def succeeded(tool: Tool, name: str) -> list[str]:
     """Say on which servers a command's result stands, and on which it does not yet."""
+    try:
+        servers = tool.servers()
+    except OrchestratorError as exc:  # what was done is done, and must not look as if it were not
+        return [f"{name} success; on which servers is not known: {exc}"]
     return [
         f"{name} success on {server.shown}"
         if server.is_up
         else f"{name} not yet on {server.shown}: {server.hsm.trouble or server.hsm.state}"
-        for server in tool.servers()
+        for server in servers
     ]
 
 

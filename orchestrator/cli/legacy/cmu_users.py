@@ -23,7 +23,7 @@ def create(tool: Tool, given: Given) -> list[str]:
     users.create(tool.console, modern({**user_of(given), "--approval": tool.approval()}))
     shown = f"{given.text('--user-name')}({given.text('--user-type').upper()})"
     return [
-        f"Creating User {shown} on {len(tool.servers())} nodes",
+        f"Creating User {shown} on all nodes",
         *succeeded(tool, "createUser"),
     ]
 
@@ -33,7 +33,7 @@ def delete(tool: Tool, given: Given) -> list[str]:
     users.delete(tool.console, modern({**user_of(given), "--approval": tool.approval()}))
     shown = f"{given.text('--user-name')}({given.text('--user-type').upper()})"
     return [
-        f"Deleting user {shown} on {len(tool.servers())} nodes",
+        f"Deleting user {shown} on all nodes",
         *succeeded(tool, "deleteUser"),
     ]
 
@@ -52,7 +52,7 @@ def change_password(tool: Tool, given: Given) -> list[str]:
         )
     shown = f"{given.text('--user-name')}({given.text('--user-type').upper()})"
     return [
-        f"Changing password for {shown} on {len(tool.servers())} nodes",
+        f"Changing password for {shown} on all nodes",
         *succeeded(tool, "changePswd"),
     ]
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.cli import key_view
+from orchestrator.cli import files
 from orchestrator.cli.cloudhsm.console import Console
 from orchestrator.cli.cloudhsm.syntax import Given
 from orchestrator.cli.errors import CancelledError
 from orchestrator.cli.legacy import numbers
 from orchestrator.cli.legacy.dialect import Dialect, LegacyCommand, modern
-from orchestrator.cli.render import printable
 from orchestrator.control.views import HsmState, HsmView
 from orchestrator.model.errors import NotFoundError, RefusedError, UnavailableError
 from orchestrator.model.keys import KeyFilter
@@ -36,7 +35,7 @@ when it answers again; nothing has to be repeated there.
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """An HSM and its number: its place in the list of the cluster's HSMs."""
+    """An HSM and its number: its place among the cluster's HSMs, the oldest first."""
 
     number: int
     hsm: HsmView
@@ -167,7 +166,7 @@ class Tool:
         """Return a certificate by its number, PEM."""
         wanted = numbers.parse_number(number, "the type of certificate")
         if wanted == numbers.CUSTOMER_ROOT:
-            return (self.console.plane.published(self.cluster) / "anchor.pem").read_bytes()
+            return files.read(self.console.plane.published(self.cluster) / "anchor.pem")
         if wanted != numbers.CLUSTER_CERTIFICATE:
             raise RefusedError(
                 "no-such-certificate",
@@ -191,11 +190,6 @@ def by_handle(handle: str) -> Given:
 def handle(key: Key) -> str:
     """Return a key's handle as the tools print it."""
     return str(key.ref)
-
-
-def with_label(key: Key) -> str:
-    """Return handle, reference and label."""
-    return f"{key.ref} ({key_view.reference(key)}, {printable(key.label)})"
 
 
 def _pem(certificate: bytes) -> bytes:

@@ -6,17 +6,19 @@ import inspect
 from importlib import import_module
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.cli.cloudhsm.completion import Lookup
 from orchestrator.cli.cloudhsm.parser import HelpRequest, ParseError
 from orchestrator.cli.cloudhsm.redaction import redact
 from orchestrator.cli.cloudhsm.syntax import Given
-from orchestrator.cli.legacy import main, numbers, shell
+from orchestrator.cli.legacy import cmu, kmu_status, main, numbers, shell
 from orchestrator.cli.legacy.cmu_commands import CMU
 from orchestrator.cli.legacy.dialect import LEGACY, Dialect, help_text, read
 from orchestrator.cli.legacy.kmu_commands import KMU
-from orchestrator.cli.legacy.tool import Tool
-from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
+from orchestrator.cli.legacy.tool import Server, Tool
+from orchestrator.model.errors import NotFoundError, RefusedError, UnavailableError, UsageError
 from orchestrator.model.roles import Role
 from orchestrator.wire.messages import UserView
 from tests.cli.legacy import reference
@@ -174,6 +176,32 @@ def test_return_codes_are_told_apart() -> None:
     assert numbers.return_code("permission-denied") == numbers.DENIED
     assert numbers.return_code("not-found") == numbers.INVALID_HANDLE
     assert numbers.return_code("anything else") == numbers.FAILED
+
+
+class _Unheard(Tool):
+    def servers(self) -> list[Server]:
+        raise UnavailableError("no HSM answers")
+
+
+def test_what_was_done_is_not_called_failed_when_no_server_tells_of_it() -> None:
+    tool = _Unheard(CMU, None)  # type: ignore[arg-type]  # unused
+    said = cmu.succeeded(tool, "createUser")
+    assert said == ["createUser success; on which servers is not known: no HSM answers"]
+    command = KMU.commands()["deleteKey"]
+    said = kmu_status.framed(tool, command, [], None)
+    assert "Cfm3DeleteKey returned: 0x00 : HSM Return: SUCCESS" in said[0]
+    assert "        not known: no HSM answers" in said
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["Z", "C"]), min_size=8))
+def test_no_password_is_kept_whatever_it_is(password: str) -> None:
+    lines = {
+        CMU: f"createUser CU a {password}",
+        KMU: f"loginHSM -u CU -s a -p {password}",
+    }
+    for dialect, line in lines.items():
+        made = redact(line, dialect.secrets(line))
+        assert made == line.removesuffix(password).rstrip(" =")
 
 
 def _offered(dialect: Dialect, text: str) -> list[str]:

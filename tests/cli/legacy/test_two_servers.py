@@ -12,7 +12,8 @@ import pytest
 from orchestrator.cli.legacy.main import cmu, kmu
 from orchestrator.lab import lab
 from tests.cli.cloudhsm.site import SiteServices
-from tests.interop.sources import PASSWORD, USER, LabHsms, make_lab
+from tests.interop.address import PASSWORD, USER
+from tests.interop.sources import LabHsms, make_lab
 
 pytestmark = pytest.mark.softhsm
 
