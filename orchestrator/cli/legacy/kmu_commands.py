@@ -44,8 +44,9 @@ _WRAP = value("-m", "4 AES PKCS#5 pad, 5 AES no pad, 6 AES zero pad, 7 RSA-AES, 
 _SIGN = value("-m", "RSA PKCS#1 v1.5 with SHA-1, -256, -384, -512, -224: 0 to 4; RSA-PSS with the "
               "same: 5 to 9; ECDSA with SHA-1, -224, -256, -384, -512: 15 to 19")  # fmt: skip
 _TYPE = value("-t", "Type: 16 generic secret, 31 AES")
-_NEVER = ("a key in clear never leaves an HSM. Wrap it for whoever shall have it with wrapKey, "
-          "under a key of theirs that importPubKey brought in")  # fmt: skip
+_NEVER = ("a key in clear never leaves an HSM. Wrap it with wrapKey for whoever shall have it, "
+          "under a key of theirs that importPubKey -kek brought in and an officer trusts "
+          "(cloudhsm_mgmt_util: setAttribute HANDLE 134 1)")  # fmt: skip
 _MASKED = ("what leaves an HSM here is sealed to one HSM of one clone, which a file for any HSM "
            "would undo. `cloudhsm-cli key replicate` copies a key to a clone")  # fmt: skip
 ANYBODY, USER, OWNER = "anybody", "CU", "CU (owner)"

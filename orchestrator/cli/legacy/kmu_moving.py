@@ -17,7 +17,7 @@ from orchestrator.cli.legacy.kmu_making import (
     secret_attributes,
 )
 from orchestrator.cli.legacy.tool import Tool, by_handle, handle
-from orchestrator.model.errors import UsageError
+from orchestrator.model.errors import RefusedError, UsageError
 from orchestrator.model.key_spec import KeyClass, KeySpec, KeyType
 from orchestrator.model.keys import check_label, parse_pairs
 from orchestrator.model.wrap_mechanism import WrapScheme
@@ -136,6 +136,8 @@ def wrap(tool: Tool, given: Given) -> list[str]:
     iv_path = given.maybe("-iv_file")
     if scheme is WrapScheme.AES_GCM and iv_path is None:
         raise UsageError("the HSM makes the IV of mechanism 10: -iv_file names a file for it")
+    if iv_path is not None and Path(iv_path).exists():
+        raise RefusedError("file-exists", f"{iv_path} exists already; it is left as it is")
     if given.has("-i"):
         raise UsageError("an HSM makes the IV itself; -i is for unWrapKey")
     asked = {

@@ -21,8 +21,13 @@ from typing import Final
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_public_key,
+)
 
 from orchestrator.cli.legacy.cmu_commands import CMU
 from orchestrator.cli.legacy.kmu_commands import KMU
@@ -137,6 +142,8 @@ SCENES: Final = (
         "importPrivateKey -f {tmp}/hello -w {kek} -l brought",
         "exSymKey -k {data} -w {kek} -out {tmp}/clear",
         "exportPrivateKey -k {web} -w {kek} -out {tmp}/clear",
+        "exportPubKey -k {web-pub} -out {tmp}/web.pem", "!modulus web.pem modulus",
+        "findKey -m {tmp}/modulus",
         "exportPubKey -k {ca-pub} -out {tmp}/ca.pem", "exportPubKey -k {ca-pub} -out {tmp}/ca.pem",
         "importPubKey -f {tmp}/ca.pem -l theirs", "importPubKey -f {tmp}/hello -l theirs",
         "wrapKey -k {data} -w {kek} -out {tmp}/wrapped -m 6 -noheader",
@@ -147,6 +154,9 @@ SCENES: Final = (
         "wrapKey -k {data} -w {kek} -out {tmp}/wrapped-4 -m 4",
         "wrapKey -k {data} -w {rsa-kek-pub} -out {tmp}/wrapped-8 -m 8 -t 2",
         "unWrapKey -f {tmp}/wrapped-8 -w {rsa-kek} -m 8 -t 2 -l back-8",
+        "exportPubKey -k {rsa-kek-pub} -out {tmp}/rsa-kek.pem",
+        "importPubKey -f {tmp}/rsa-kek.pem -l theirs-kek -kek",
+        "wrapKey -k {data} -w {theirs-kek} -out {tmp}/for-them -m 8 -t 2",
         "wrapKey -k {data} -w {rsa-kek-pub} -out {tmp}/wrapped-12 -m 12",
         "wrapKey -k {data} -w {kek} -out {tmp}/wrapped-10 -m 10",
         "wrapKey -k {data} -w {kek} -out {tmp}/wrapped-11 -m 11",
@@ -194,7 +204,7 @@ SCENES: Final = (
         "loginHSM CU bob bob-pass", "loginHSM CU bob bob-pass -2fa {tmp}/login",
         "!possess login bob", "= ", "listUsers", "logoutHSM",
         _cmu_login("admin"),
-        "setAttribute {kek} 134 1", "getAttribute {kek} 134",
+        "setAttribute {theirs-kek} 134 1", "setAttribute {kek} 134 1", "getAttribute {kek} 134",
         "findAllKeys {@alice} 1 {tmp}/found", "findAllKeys {@bob} 0", "findAllKeys 1 0",
         "findAllKeys {@bob} 2",
         "getMValue 3", "getMValue 5", "getToken 3 carol {tmp}/token", "logoutHSM",
@@ -209,6 +219,9 @@ SCENES: Final = (
         "approveToken {tmp}/token", "!approve token admin carol", "approveToken {tmp}/token",
         "deleteUser CU bob", "= y", "deleteUser CU nobody", "= y",
         "getToken 3 admin {tmp}/token", "deleteToken", "listTokens", "quit",
+    )),
+    Session("kmu", (
+        _kmu_login("alice"), "wrapKey -k {data} -w {theirs-kek} -out {tmp}/for-them -m 8 -t 2", "exit",
     )),
     Single("kmu", "alice", "singlecmd findKey -l data"),
     Single("kmu", "alice", "findKey -c 5"),
@@ -272,6 +285,11 @@ class Scribe(StringIO):
         verb, file, *names = line.split()
         if verb == "!copy":
             (self.tmp / names[0]).write_bytes((self.tmp / file).read_bytes())
+            return
+        if verb == "!modulus":
+            public = load_pem_public_key((self.tmp / file).read_bytes())
+            assert isinstance(public, rsa.RSAPublicKey)
+            (self.tmp / names[0]).write_bytes(public.public_numbers().n.to_bytes(256, "big"))
             return
         act = {"!approve": approvers.approve, "!possess": approvers.possess}[verb]
         for name in names:
