@@ -80,6 +80,8 @@ def _run(dialect: Dialect, words: list[str], services: Services, environment: En
         return 0
     if words[0] == "singlecmd":
         words.pop(0)
+    if not words:
+        raise UsageError("singlecmd takes a command; without it the shell begins")
     first, then = _two(dialect, words)
     if then and environment.login.pin is not None:
         environment = replace(environment, login=_same_user(dialect, first, environment.login))

@@ -143,6 +143,11 @@ def test_a_password_in_argv_is_refused_before_anything_happens(
     assert "geheim" not in said.out + said.err
 
 
+def test_singlecmd_alone_is_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.kmu(["singlecmd"]) == main.EXIT_USAGE
+    assert "takes a command" in capsys.readouterr().err
+
+
 def test_a_users_number_depends_on_role_and_name_alone() -> None:
     assert numbers.user_id(Role.ADMIN, "admin") == 1188088219
     assert numbers.user_id(Role.UNACTIVATED_ADMIN, "admin") == 1188088219

@@ -221,7 +221,9 @@ SCENES: Final = (
         "getToken 3 admin {tmp}/token", "deleteToken", "listTokens", "quit",
     )),
     Session("kmu", (
-        _kmu_login("alice"), "wrapKey -k {data} -w {theirs-kek} -out {tmp}/for-them -m 8 -t 2", "exit",
+        _kmu_login("alice"),
+        "wrapKey -k {data} -w {theirs-kek} -out {tmp}/for-them -m 8 -t 2",
+        "exit",
     )),
     Single("kmu", "alice", "singlecmd findKey -l data"),
     Single("kmu", "alice", "findKey -c 5"),
