@@ -88,10 +88,11 @@ class Key(msgspec.Struct, frozen=True, array_like=True):
     def quorum_of(self, operation: str) -> int:
         """Return how many must approve a use.
 
-        A wrapped key comes back without quorum values: to take one out is use and management.
+        A wrapped key comes back without quorum values, and a clone's users are its admins' to
+        make: to take a key out is use and management.
         """
         match operation:
-            case "wrap":
+            case "wrap" | "replicate":
                 return max(self.use_quorum, self.manage_quorum)
             case "unwrap":
                 return self.manage_quorum
@@ -430,8 +431,10 @@ def attribute_text(key: Key, name: str) -> str:
             return key.spec.type
         case "check-value":
             return "0x" + key.check_value.hex()
-        case _:
+        case _ if name in _BOOLEANS:
             return str(bool(getattr(key.attributes, name.replace("-", "_")))).lower()
+        case _:
+            raise UsageError(f"there is no attribute {name!r}")
 
 
 def check_usable(key: Key, user: str) -> None:
