@@ -31,6 +31,7 @@ from orchestrator.model.steps import Step
 from orchestrator.wire import messages as m
 
 _WORKS_KEPT: Final = 256
+WORKS_BYTES_MAX: Final = 8 * 1024 * 1024
 _REQUEST_CHARACTERS: Final = 64
 
 OPERATIONS: Final[dict[type, Operation]] = {
@@ -151,20 +152,26 @@ class Preparing:
         work = self._works.get(asked.request)
         if work is not None and work.by != by:
             raise RefusedError("request-reused", f"request id {asked.request} is taken")
-        of_login = caller.login if isinstance(asked.change, m.EndLogin) else ""
+        is_of_login = isinstance(asked.change, m.EndLogin | m.IssueToken)
+        of_login = caller.login if is_of_login else ""
         if work is None or (work.asked, work.of_login) != (encoded, of_login):
             change, secrets, cluster = self._work(asked.change, caller)
             kept = asked.change.ref if isinstance(asked.change, m.KeepSessionKey) else 0
             work = _Work(encoded, by, of_login, change, secrets, cluster, kept)
-            self._works[asked.request] = work
-            while len(self._works) > _WORKS_KEPT:
-                self._works.popitem(last=False)
+            self._keep(asked.request, work)
             core.on_step(Step.PREPARE_TOKEN_WORK)
         change, secrets = work.change, work.secrets
         if isinstance(change, e.HsmRemoved):  # whom the new secrets go to depends on the place
             change, secrets = self.cluster_changes.removal(asked.change, change.compromised)
         entry = core.sign_entry(change, asked.request, secrets, work.cluster, asked.approval)
         return m.Prepared(entry)
+
+    def _keep(self, request: str, work: _Work) -> None:
+        """Remember work; what goes for it, the oldest, is done again if it is asked for again."""
+        self._works[request] = work
+        size = sum(len(each.asked) for each in self._works.values())
+        while len(self._works) > _WORKS_KEPT or size > WORKS_BYTES_MAX:
+            size -= len(self._works.popitem(last=False)[1].asked)
 
     def forget(self, request: str) -> None:
         """Drop the work of a request that has been committed."""

@@ -104,10 +104,10 @@ def _check_possession(
         check_signature(public, token_of(approval_data), signature, NAMESPACES[service], what)
     except TamperedError as exc:
         raise RefusedError("possession", str(exc)) from exc
-    _check_not_taken(state, user, identity)
+    check_not_taken(state, user, identity)
 
 
-def _check_not_taken(state: State, user: User, identity: bytes) -> None:
+def check_not_taken(state: State, user: User, identity: bytes) -> None:
     """One key is one person: with two names it would be a quorum of its own."""
     for other in state.users():
         if (other.role, other.name) == (user.role, user.name):

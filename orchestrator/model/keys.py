@@ -88,10 +88,11 @@ class Key(msgspec.Struct, frozen=True, array_like=True):
     def quorum_of(self, operation: str) -> int:
         """Return how many must approve a use.
 
-        A wrapped key comes back without quorum values: to take one out is use and management.
+        A wrapped key comes back without quorum values, and a clone's users are its admins' to
+        make: to take a key out is use and management.
         """
         match operation:
-            case "wrap":
+            case "wrap" | "replicate":
                 return max(self.use_quorum, self.manage_quorum)
             case "unwrap":
                 return self.manage_quorum
@@ -117,13 +118,15 @@ _SETTABLE: Final = {
     }),
 }  # fmt: skip
 _SIGN_BY_DEFAULT: Final = frozenset({KeyType.AES, KeyType.GENERIC_SECRET})
-_BOOLEANS: Final = frozenset(field.replace("_", "-") for field in Attributes.__struct_fields__)
+BOOLEAN_ATTRIBUTES: Final = frozenset(
+    field.replace("_", "-") for field in Attributes.__struct_fields__
+)
 _TIGHTENED: Final = {
     "encrypt": False, "decrypt": False, "sign": False, "verify": False, "wrap": False,
     "unwrap": False, "derive": False, "extractable": False, "modifiable": False,
     "destroyable": False, "wrap-with-trusted": True,
 }  # fmt: skip
-KNOWN_ATTRIBUTES: Final = _BOOLEANS | {"id", "label", "class", "key-type", "check-value"}
+KNOWN_ATTRIBUTES: Final = BOOLEAN_ATTRIBUTES | {"id", "label", "class", "key-type", "check-value"}
 
 
 def new_attributes(
@@ -220,7 +223,7 @@ def copied_attributes(
     for name, value in requested.items():
         if name not in KNOWN_ATTRIBUTES:
             raise RefusedError("attribute-unknown", f"there is no attribute {name}")
-        if name not in _BOOLEANS:
+        if name not in BOOLEAN_ATTRIBUTES:
             raise RefusedError("attribute-read-only", f"a copy has the {name} of its source")
         field, wanted = name.replace("-", "_"), parse_bool(name, value)
         if wanted is getattr(copy, field):

@@ -54,7 +54,7 @@ class QuorumPolicy(Record):
     """The cluster's quorum values and how tokens live; a service not listed has the value 1, off.
 
     `bound_only` refuses tokens that are not bound to one operation; `guards_use` lets a key's
-    use value guard decryption, MACs, derivation and unwrapping as well as signing.
+    use value guard decryption with RSA and derivation too; signing, MACs and AES it always guards.
     """
 
     values: tuple[tuple[Service, int], ...] = ()

@@ -431,3 +431,27 @@ def test_what_a_quorum_guards_leaves_with_its_approval_alone(
         assert code_of(used.change, relabel) == "quorum-approval"
     else:
         used.change(relabel)
+
+
+def test_no_mac_is_made_of_what_is_not_guarded(used: Wrapped) -> None:
+    """CMAC is AES-ECB over a few blocks, and AES-CTR shows the same either way it is run."""
+    guarded = m.KeyDraft(
+        KeyClass.SECRET, "guarded", (("encrypt", "true"), ("decrypt", "true")), shared=("friend",),
+        use_quorum=2,
+    )  # fmt: skip
+    [key] = used.make(AES, guarded)
+    ecb = CipherMechanism(CipherScheme.AES_ECB)
+    ctr = CipherMechanism(CipherScheme.AES_CTR, bytes(16))
+    for session in (used.session, used.friend):
+        for act, name, mechanism in (
+            (session.encrypt, "encrypt", ecb),
+            (session.encrypt, "encrypt", ctr),
+            (session.decrypt, "decrypt", ctr),
+        ):
+            assert code_of(act, key.ref, bytes(16), mechanism=mechanism) == "quorum-failed"
+            request = use_digest(name, key.ref, session.name, mechanism, bytes(16))
+            for machine in used.cluster.machines:
+                assert machine.hsm is not None
+                grant = UseGrant(key.ref, session.name, used.cluster.clock.ms + 60_000)
+                machine.hsm.core.state.tables[Table.GRANTS][request.hex()] = grant
+            assert len(act(key.ref, bytes(16), mechanism=mechanism)) == 16

@@ -25,7 +25,7 @@ from orchestrator.model.quorum import (
 )
 from orchestrator.model.roles import Role
 from orchestrator.model.services import ADMIN_SERVICES, VALUED_SERVICES, Service
-from orchestrator.model.state import ONLY, Put, State, Table, user_row
+from orchestrator.model.state import ONLY, Put, State, Table, User, user_row
 from tests.stateful.harness import LocalCluster
 from tests.unit.approvers import Approver, approval, approver, data, put_rows, register
 
@@ -384,8 +384,17 @@ def test_policy_may_demand_bound_tokens(state: State) -> None:
     do(state, new_user(), approval(made, ANA, BEN))
 
 
+def user_replica(who: Approver = ANA, **fields: bytes) -> e.Replicated:
+    user = e.encode(User("new", Role.ADMIN, "h", 1))
+    replica = msgspec.structs.replace(
+        e.Replica("cluster-clone", "hsm-x", "cluster-here", "hsm-y", 0, user=user), **fields
+    )
+    return e.Replicated(who.actor, e.SignedReplica(e.encode(replica), b"", e.Credential(b"", b"")))
+
+
 GUARDED: dict[str, tuple[Service, e.Change]] = {
     "user create": (Service.USER, new_user()),
+    "user replicate": (Service.USER, user_replica()),
     "user delete": (Service.USER, e.UserDeleted(ANA.actor, "dee", Role.CRYPTO_USER)),
     "user unlock": (Service.USER, e.UserUnlocked(ANA.actor, "dee", Role.CRYPTO_USER)),
     "user disable": (Service.USER, e.UserDisabled(ANA.actor, "dee", Role.CRYPTO_USER)),
@@ -455,6 +464,13 @@ def test_other_changes_have_other_words() -> None:
     assert len(set(words)) == len(words)
     spaced = e.HostAdmitted(ANA.actor, "a key=b", bytes(32))
     assert words_of(spaced).startswith("host admit host='a key=b' key=0000")
+
+
+def test_a_key_that_comes_from_a_clone_is_no_user(state: State) -> None:
+    values(state, user=2)
+    of_key = user_replica(user=b"", key=e.encode(key()))
+    assert guard_of(state, of_key) is None
+    assert words_of(of_key) == ""
 
 
 # --- keys ---

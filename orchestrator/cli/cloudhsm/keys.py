@@ -150,7 +150,11 @@ def import_pem(console: Console, given: Given) -> object:
 def replicate(console: Console, given: Given) -> object:
     """Copy a key to a clone."""
     key = console.find_key(given)
-    _, copied = console.replication(given).replicate_key(key.ref)
+    replication = console.replication(given)
+    if (approval := approval_of(given)) is not None:
+        quorum = console.changes(given).quorum
+        quorum.approve_use("replicate", key.ref, None, replication.cluster.encode(), approval)
+    _, copied = replication.replicate_key(key.ref)
     return {"key": key_object(copied), "message": "Successfully replicated key"}
 
 
