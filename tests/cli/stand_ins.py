@@ -311,8 +311,7 @@ class StandIns(Services):
     def changes(self, cluster: str, session: Any) -> Any:
         names = (
             "create_user", "delete_user", "change_password", "admit_host", "expel_host",
-            "unlock_user", "disable_user", "enable_user", "transfer_keys", "set_mfa", "remove_mfa",
-            "revoke_login_ticket",
+            "unlock_user", "disable_user", "enable_user", "transfer_keys",
         )  # fmt: skip
         quorum = ("set_value", "set_policy", "delete_tokens", "register")
         return SimpleNamespace(
@@ -326,9 +325,14 @@ class StandIns(Services):
             import_public_key=self.note("import_public_key", (CHANGE, self.key)),
             generate_keys=self.generate_keys,
             create_recovery_key=self.recovery_key,
-            mfa_enrolment=lambda *_: POSSESSION,
-            issue_login_ticket=self.note("issue_login_ticket", LOGIN_TICKET),
-            login_tickets=lambda: (LoginTicketView("login-1", "cu", Role.CRYPTO_USER, 7, NOON),),
+            factors=SimpleNamespace(
+                enrolment=lambda *_: POSSESSION,
+                set=self.note("set_mfa", CHANGE),
+                remove=self.note("remove_mfa", CHANGE),
+                issue_ticket=self.note("issue_login_ticket", LOGIN_TICKET),
+                tickets=lambda: (LoginTicketView("login-1", "cu", Role.CRYPTO_USER, 7, NOON),),
+                revoke_ticket=self.note("revoke_login_ticket", CHANGE),
+            ),
             quorum=SimpleNamespace(
                 **{name: self.note(name, CHANGE) for name in quorum},
                 actor=Actor(session.name, session.role),

@@ -88,13 +88,13 @@ def _use_with_approval(plane: ControlPlane, cluster: str, users: tuple[Person, P
 def _lend_a_login(plane: ControlPlane, cluster: str, user: Person) -> None:
     with plane.login(cluster, user.role, user.name, USER) as session:
         changes = plane.changes(cluster, session)
-        enrolment = changes.mfa_enrolment(user.name, user.role).signed(user.sign)
-        changes.set_mfa(user.name, user.role, USER, user.public, enrolment)
+        enrolment = changes.factors.enrolment(user.name, user.role).signed(user.sign)
+        changes.factors.set(user.name, user.role, USER, user.public, enrolment)
     factor = plane.mfa_challenges(cluster, user.role, user.name).signed(user.sign)
     with plane.login_mfa(cluster, user.role, user.name, USER, factor) as session:
         changes = plane.changes(cluster, session)
-        lent = changes.issue_login_ticket(os.getuid(), 1)
-        changes.revoke_login_ticket(lent.login)
+        lent = changes.factors.issue_ticket(os.getuid(), 1)
+        changes.factors.revoke_ticket(lent.login)
 
 
 def replicate(plane: ControlPlane, source: str, ref: int, clone: str, name: str) -> None:

@@ -270,9 +270,9 @@ def test_a_guarded_key_signs_what_was_approved_and_nothing_else(site: Site) -> N
 
 def enrol(site: Site, name: str, key: OpensslKey) -> None:
     changes = site.of(name)
-    file = changes.mfa_enrolment(name, Role.CRYPTO_USER)
+    file = changes.factors.enrolment(name, Role.CRYPTO_USER)
     assert len(file.parts) == 3
-    changes.set_mfa(name, Role.CRYPTO_USER, PASSWORD, key.public, file.signed(key.sign))
+    changes.factors.set(name, Role.CRYPTO_USER, PASSWORD, key.public, file.signed(key.sign))
 
 
 def mfa_login(site: Site, name: str, key: OpensslKey) -> Session:
@@ -305,11 +305,11 @@ def test_a_second_factor_from_enrolment_to_removal(site: Site, eve: OpensslKey) 
     assert len(session.random(8)) == 8
     rotated = OpensslKey(site.directory, "rotated")
     changes = site.changes(session)
-    file = changes.mfa_enrolment("eve", Role.CRYPTO_USER).signed(rotated.sign)
-    changes.set_mfa("eve", Role.CRYPTO_USER, None, rotated.public, file)
+    file = changes.factors.enrolment("eve", Role.CRYPTO_USER).signed(rotated.sign)
+    changes.factors.set("eve", Role.CRYPTO_USER, None, rotated.public, file)
     assert refusal(lambda: session.random(8)).code == "ticket-refused"
     assert refusal(lambda: mfa_login(site, "eve", eve)).code == "login-failed"
-    site.changes(mfa_login(site, "eve", rotated)).remove_mfa("eve", Role.CRYPTO_USER)
+    site.changes(mfa_login(site, "eve", rotated)).factors.remove("eve", Role.CRYPTO_USER)
     site.login(Role.CRYPTO_USER, "eve")
 
 
@@ -341,28 +341,28 @@ def test_a_factor_is_good_once_and_where_it_was_asked_for(site: Site, eve: Opens
 
 def test_a_lent_login_for_applications(site: Site, eve: OpensslKey) -> None:
     plain = site.of("cu")
-    refused = refusal(lambda: plain.issue_login_ticket(os.getuid(), 8))
+    refused = refusal(lambda: plain.factors.issue_ticket(os.getuid(), 8))
     assert refused.code == "second-factor-needed"
     session = mfa_login(site, "eve", eve)
     changes = site.changes(session)
-    file = changes.issue_login_ticket(os.getuid(), 8)
+    file = changes.factors.issue_ticket(os.getuid(), 8)
     again = LoginTicketFile.parse(file.pack())
     lent = site.plane.login_with_ticket(again)
     site.sessions.append(lent)
     assert len(lent.random(8)) == 8
     for forbidden in (
-        lambda: site.changes(lent).issue_login_ticket(os.getuid(), 8),
+        lambda: site.changes(lent).factors.issue_ticket(os.getuid(), 8),
         lambda: site.changes(lent).change_password("eve", Role.CRYPTO_USER, b"password-2"),
-        lambda: site.changes(lent).remove_mfa("eve", Role.CRYPTO_USER),
+        lambda: site.changes(lent).factors.remove("eve", Role.CRYPTO_USER),
     ):
         assert refusal(forbidden).code == "second-factor-needed"
-    other = changes.issue_login_ticket(os.getuid() + 1, 8)
+    other = changes.factors.issue_ticket(os.getuid() + 1, 8)
     assert refusal(lambda: site.plane.login_with_ticket(other)).code == "ticket-refused"
-    assert {t.login for t in changes.login_tickets()} == {file.login, other.login}
-    changes.revoke_login_ticket(file.login)
+    assert {t.login for t in changes.factors.tickets()} == {file.login, other.login}
+    changes.factors.revoke_ticket(file.login)
     assert refusal(lambda: lent.random(8)).code == "ticket-refused"
     assert refusal(lambda: site.plane.login_with_ticket(again)).code == "ticket-refused"
-    assert refusal(lambda: changes.issue_login_ticket(os.getuid(), 25)).code == "ticket-rule"
+    assert refusal(lambda: changes.factors.issue_ticket(os.getuid(), 25)).code == "ticket-rule"
 
 
 def set_value(site: Site, service: Service, value: int) -> None:
