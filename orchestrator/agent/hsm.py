@@ -65,6 +65,7 @@ class Hsm:
         self.factors = Factors(core)
         self.listing = Listing(core, self.passwords)
         core.on_applied.append(self._end_sessions)
+        core.on_applied.append(self.passwords.proofs.follow)
 
     def connect(self, uid: int) -> Peer:
         """Return a new connection's peer. The owner of this process is the enrolled channel."""
@@ -194,7 +195,7 @@ class Hsm:
             password = self.preparing.open_password(
                 "login", asked.password, caller, asked.role, name
             )
-            user = self.passwords.check(state, asked.role, name, password)
+            user = self.passwords.check(state, asked.role, name, password, caller.peer.uid)
         except OrchestratorError as exc:
             core.vault.audit(core.line("login", who, "", exc.code))
             raise
