@@ -22,6 +22,7 @@ from orchestrator.model.services import VALUED_SERVICES, Service
 
 VALUE_MAX: Final = 8
 TOKENS_MAX: Final = 1024
+TOKENS_PER_USER: Final = 128
 LIFE_S: Final = 600
 LIFE_S_MAX: Final = 24 * 60 * 60
 WORDS_BYTES_MAX: Final = 1024

@@ -15,6 +15,7 @@ from orchestrator.model.keys import Key
 from orchestrator.model.quorum import (
     LIFE_S_MAX,
     TOKENS_MAX,
+    TOKENS_PER_USER,
     VALUE_MAX,
     ApprovalData,
     Token,
@@ -66,6 +67,12 @@ def token_issued(state: State, header: e.Header, change: e.QuorumTokenIssued) ->
         len(tokens) - len(replaced) < TOKENS_MAX,
         "limit",
         f"the cluster has its {TOKENS_MAX} quorum tokens; delete some, or wait until they expire",
+    )
+    own = sum(1 for t in tokens.values() if (t.role, t.name) == (actor.role, actor.name))
+    need(
+        own - len(replaced) < TOKENS_PER_USER,  # else a crypto user could stop the admins
+        "limit",
+        f"{actor.name} has {TOKENS_PER_USER} quorum tokens; delete some, or wait until they expire",
     )
     token = Token(
         service=data.service,

@@ -15,6 +15,7 @@ from orchestrator.model.key_spec import KeyClass, KeySpec, KeyType
 from orchestrator.model.keys import Attributes, Key
 from orchestrator.model.quorum import (
     TOKENS_MAX,
+    TOKENS_PER_USER,
     ApprovalData,
     QuorumPolicy,
     Token,
@@ -247,6 +248,29 @@ def test_tokens_are_bounded(state: State) -> None:
     made = data(state, ANA, Service.USER)
     do(state, change, at=state.at + 2)  # the others have expired
     assert len(state.tokens()) == 1
+
+
+def test_no_user_takes_the_tokens_of_all(state: State) -> None:
+    """A crypto user could stop what the admins decide by asking for approvals of a key's use."""
+    guarded = quorum_key(state)
+    token = Token(
+        Service.KEY_USAGE, guarded.ref, "cu", Role.CRYPTO_USER, 1, "", 0, state.at + 1, ""
+    )
+    put_rows(state, *(Put(Table.TOKENS, f"{n:064x}", token) for n in range(TOKENS_PER_USER)))
+    made = data(state, CU, Service.KEY_USAGE, guarded.ref)
+    assert refusal(state, e.QuorumTokenIssued(CU.actor, "l", made)).code == "limit"
+    issue(state, DEE, Service.KEY_USAGE, guarded.ref)
+    issue(state, ANA)
+
+
+def test_a_token_ends_with_the_login_that_was_lent(state: State) -> None:
+    guarded = quorum_key(state)
+    do(state, e.LoginTicketIssued(CU.actor, "lent", 7, state.at + 60_000))
+    made = data(state, CU, Service.KEY_USAGE, guarded.ref)
+    do(state, e.QuorumTokenIssued(CU.actor, "lent", made))
+    kept = issue(state, CU, Service.KEY_USAGE, guarded.ref)
+    do(state, e.LoginTicketRevoked(ANA.actor, "lent"))
+    assert set(state.tokens()) == {token_of(kept)}
 
 
 # --- issuing ---

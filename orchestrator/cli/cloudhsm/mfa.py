@@ -38,7 +38,7 @@ def _enrol(console: Console, given: Given) -> object:
     changes, path = console.changes(given), Path(given.text("--token"))
     password = console.new_password(given, "--change-password")
     issued = changes.factors.enrolment(name, role)
-    files.replace(path, issued.pack())
+    files.renew(path, issued.pack())
     signed_path = console.ask_path(SIGNED_QUESTION, path)
     public_key = files.read(console.ask_path("Enter public key PEM file path"))
     changes.factors.set(

@@ -76,6 +76,11 @@ class LocalObject:
     handle: int
     held: ObjectDraft | Key
 
+    @property
+    def is_private(self) -> bool:
+        """It is there for who is logged in, and ends with the login."""
+        return isinstance(self.held, ObjectDraft) and self.held.private
+
     def read(self, kind: int) -> Value:
         """Return an attribute."""
         if isinstance(self.held, Key):
@@ -167,7 +172,8 @@ class Application:
         """End the login: private objects, and handles to them, end with it."""
         self.backend.logout()
         with self._guard:
-            gone = [o for o in self._objects.values() if not isinstance(o, LocalObject)]
+            all_ = self._objects.values()
+            gone = [o for o in all_ if not isinstance(o, LocalObject) or o.is_private]
             for found in gone:
                 self._objects.pop(found.handle, None)
             self._handles.clear()
@@ -211,7 +217,7 @@ class Application:
 
     def keep_local(self, session: P11Session, held: ObjectDraft | Key) -> int:
         """Return a handle for a session object that is kept here."""
-        if len(session.objects) >= SESSION_OBJECTS_MAX:
+        if len(self.local_objects()) >= SESSION_OBJECTS_MAX:
             raise CryptokiError(CKR.DEVICE_MEMORY)
         handle = next(self._numbers)
         self._objects[handle] = LocalObject(handle, held)

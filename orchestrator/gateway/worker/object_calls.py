@@ -126,6 +126,8 @@ def create(app: Application, session: P11Session, attributes: tuple[Attribute, .
     except OrchestratorError as exc:
         raise cryptoki_error(exc) from exc
     if not template.flag(CKA.TOKEN):
+        if draft.private:
+            app.check_rw(session, token=False)
         return U64.pack(app.keep_local(session, draft))
     app.check_rw(session, token=True)
     _, ref = app.backend.change(lambda c, request: c.put_object(draft, request=request))
