@@ -54,6 +54,7 @@ class Hsm:
         self.logins = Logins(core, self.passwords)
         self.listing = Listing(core, self.passwords)
         core.on_applied.append(self._end_sessions)
+        core.on_applied.append(self.passwords.proofs.follow)
 
     def connect(self, uid: int) -> Peer:
         """Return a new connection's peer. The owner of this process is the enrolled channel."""

@@ -40,7 +40,7 @@ class Logins:
         try:
             has_factor = self.factors.check(asked.role, name, asked.factor)
             password = open_password(core, "login", asked.password, caller, asked.role, name)
-            user = self._passwords.check(state, asked.role, name, password)
+            user = self._passwords.check(state, asked.role, name, password, caller.peer.uid)
         except OrchestratorError as exc:
             core.vault.audit(core.line("login", who, "", exc.code))
             raise

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from orchestrator.model.errors import UsageError
-from orchestrator.model.keys import BOOLEANS, KNOWN_ATTRIBUTES, Key
+from orchestrator.model.keys import BOOLEAN_ATTRIBUTES, KNOWN_ATTRIBUTES, Key
 
 
 def parse_reference(text: str) -> int:
@@ -89,7 +89,7 @@ def attribute_text(key: Key, name: str) -> str:
             return key.spec.type
         case "check-value":
             return "0x" + key.check_value.hex()
-        case _ if name in BOOLEANS:
+        case _ if name in BOOLEAN_ATTRIBUTES:
             return str(bool(getattr(key.attributes, name.replace("-", "_")))).lower()
         case _:
             raise UsageError(f"there is no attribute {name!r}")

@@ -118,13 +118,15 @@ _SETTABLE: Final = {
     }),
 }  # fmt: skip
 _SIGN_BY_DEFAULT: Final = frozenset({KeyType.AES, KeyType.GENERIC_SECRET})
-BOOLEANS: Final = frozenset(field.replace("_", "-") for field in Attributes.__struct_fields__)
+BOOLEAN_ATTRIBUTES: Final = frozenset(
+    field.replace("_", "-") for field in Attributes.__struct_fields__
+)
 _TIGHTENED: Final = {
     "encrypt": False, "decrypt": False, "sign": False, "verify": False, "wrap": False,
     "unwrap": False, "derive": False, "extractable": False, "modifiable": False,
     "destroyable": False, "wrap-with-trusted": True,
 }  # fmt: skip
-KNOWN_ATTRIBUTES: Final = BOOLEANS | {"id", "label", "class", "key-type", "check-value"}
+KNOWN_ATTRIBUTES: Final = BOOLEAN_ATTRIBUTES | {"id", "label", "class", "key-type", "check-value"}
 
 
 def new_attributes(
@@ -221,7 +223,7 @@ def copied_attributes(
     for name, value in requested.items():
         if name not in KNOWN_ATTRIBUTES:
             raise RefusedError("attribute-unknown", f"there is no attribute {name}")
-        if name not in BOOLEANS:
+        if name not in BOOLEAN_ATTRIBUTES:
             raise RefusedError("attribute-read-only", f"a copy has the {name} of its source")
         field, wanted = name.replace("-", "_"), parse_bool(name, value)
         if wanted is getattr(copy, field):

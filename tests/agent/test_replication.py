@@ -325,11 +325,10 @@ def test_a_quorum_of_admins_is_not_passed_by_through_a_clone(family: Family) -> 
 
 def test_a_key_under_a_quorum_goes_over_with_its_approval_alone(family: Family) -> None:
     """The clone's users are its admins' to make: there nobody of here is asked any more."""
-    plain = m.KeyDraft(KeyClass.SECRET, "guarded", shared=("both",))
-    for guarded in (
-        msgspec.structs.replace(plain, use_quorum=2),
-        msgspec.structs.replace(plain, manage_quorum=2),
-    ):
+    for use, manage in ((2, 0), (0, 2)):
+        guarded = m.KeyDraft(
+            KeyClass.SECRET, "guarded", shared=("both",), use_quorum=use, manage_quorum=manage
+        )
         [key] = family.here.make(AES, guarded)
         assert code_of(family.owner.replicate_key, key.ref) == "quorum-failed"
         assert code_of(family.admins.replicate_key, key.ref) == "quorum-key"

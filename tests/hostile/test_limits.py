@@ -315,7 +315,7 @@ def test_a_token_belongs_to_the_login_that_asks_for_it_last(cluster: LocalCluste
         change = hsm.core.open_entry(reply.entry)
         assert isinstance(change, e.QuorumTokenIssued)
         issued.append(change.login)
-        assert hsm.logins.check(ticket, peer).login == change.login  # fmt: skip
+        assert hsm.logins.check(ticket, peer).login == change.login
     assert issued[0] != issued[1]
 
 
