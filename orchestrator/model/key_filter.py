@@ -7,7 +7,14 @@ from collections.abc import Iterable
 import msgspec
 
 from orchestrator.model.errors import UsageError
-from orchestrator.model.keys import BOOLEAN_ATTRIBUTES, KNOWN_ATTRIBUTES, Key
+from orchestrator.model.key_details import DETAILS, detail_text, norm_detail
+from orchestrator.model.keys import (
+    BOOLEAN_ATTRIBUTES,
+    FILTERABLE,
+    Key,
+    near_attributes,
+    unknown_attribute,
+)
 
 
 def parse_reference(text: str) -> int:
@@ -51,11 +58,11 @@ class KeyFilter(msgspec.Struct, frozen=True, array_like=True):
         attributes = []
         for name, value in pairs.items():
             attribute = name.removeprefix("attr.")
-            if attribute == name or attribute not in KNOWN_ATTRIBUTES:
-                known = ", ".join(sorted(KNOWN_ATTRIBUTES))
+            if attribute == name or attribute not in FILTERABLE:
+                known = ", ".join(sorted(FILTERABLE))
                 raise UsageError(
                     f"filter {name!r}: give key-reference=0x… or attr.NAME=VALUE; NAME is one of "
-                    f"{known}"
+                    f"{known}{near_attributes(attribute)}"
                 )
             attributes.append((attribute, value))
         return cls(attributes=tuple(attributes))
@@ -73,7 +80,7 @@ def norm_attribute(name: str, value: str) -> str:
     """Return a value as `attribute_text` would print it."""
     if name in {"label", "class", "key-type"}:
         return value
-    return value.lower()
+    return norm_detail(name, value) if name in DETAILS else value.lower()
 
 
 def attribute_text(key: Key, name: str) -> str:
@@ -89,7 +96,9 @@ def attribute_text(key: Key, name: str) -> str:
             return key.spec.type
         case "check-value":
             return "0x" + key.check_value.hex()
+        case _ if name in DETAILS:
+            return detail_text(key.spec, key.public, name)
         case _ if name in BOOLEAN_ATTRIBUTES:
             return str(bool(getattr(key.attributes, name.replace("-", "_")))).lower()
-        case _:
-            raise UsageError(f"there is no attribute {name!r}")
+        case _:  # a filter that came over the wire
+            raise unknown_attribute(name)

@@ -7,6 +7,7 @@ Attribute names, defaults and set rules follow the CloudHSM CLI's key attribute 
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
 from collections.abc import Mapping
 from typing import Final
@@ -14,6 +15,7 @@ from typing import Final
 import msgspec
 
 from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
+from orchestrator.model.key_details import DETAILS
 from orchestrator.model.key_spec import KeyClass, KeySpec, KeyType
 from orchestrator.model.roles import Role
 
@@ -127,6 +129,7 @@ _TIGHTENED: Final = {
     "destroyable": False, "wrap-with-trusted": True,
 }  # fmt: skip
 KNOWN_ATTRIBUTES: Final = BOOLEAN_ATTRIBUTES | {"id", "label", "class", "key-type", "check-value"}
+FILTERABLE: Final = KNOWN_ATTRIBUTES | DETAILS
 
 
 def new_attributes(
@@ -222,7 +225,7 @@ def copied_attributes(
     tighter = {}
     for name, value in requested.items():
         if name not in KNOWN_ATTRIBUTES:
-            raise RefusedError("attribute-unknown", f"there is no attribute {name}")
+            raise unknown_attribute(name)
         if name not in BOOLEAN_ATTRIBUTES:
             raise RefusedError("attribute-read-only", f"a copy has the {name} of its source")
         field, wanted = name.replace("-", "_"), parse_bool(name, value)
@@ -271,7 +274,7 @@ def _take_requested(
     key_id = b""
     for name, value in requested.items():
         if name not in KNOWN_ATTRIBUTES:
-            raise RefusedError("attribute-unknown", f"there is no attribute {name}")
+            raise unknown_attribute(name)
         if name not in _SETTABLE[key_class]:
             raise RefusedError(
                 "attribute-read-only", f"attribute {name} cannot be set when a {key_class} is made"
@@ -352,6 +355,17 @@ def parse_bytes(text: str, what: str) -> bytes:
         return bytes.fromhex(text.removeprefix("0x"))
     except ValueError as exc:
         raise UsageError(f"{what} is not hexadecimal") from exc
+
+
+def near_attributes(name: str) -> str:
+    """Return what is meant perhaps by a name that no attribute has, as the end of a message."""
+    close = difflib.get_close_matches(name, sorted(FILTERABLE), 3)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def unknown_attribute(name: str) -> RefusedError:
+    """Return the refusal of a name that no attribute has."""
+    return RefusedError("attribute-unknown", f"there is no attribute {name}{near_attributes(name)}")
 
 
 def check_usable(key: Key, user: str) -> None:

@@ -23,6 +23,7 @@ from orchestrator.cli.invocation import Services
 from orchestrator.model.errors import (
     NotFoundError,
     OrchestratorError,
+    PermissionDeniedError,
     RefusedError,
     UnavailableError,
     UsageError,
@@ -171,6 +172,12 @@ class Console:
         """Remember where a session key lives."""
         home = self.session(given).session_keys.home_of(key.ref)
         self._homes.setdefault(self.cluster(given), home)
+
+    def need_crypto_user(self, given: Given, operation: str) -> None:
+        """Refuse to do for an admin on this machine what the original does for crypto users."""
+        role = self.session(given).role
+        if role is not Role.CRYPTO_USER:
+            raise PermissionDeniedError(role, operation)
 
     def list_keys(self, given: Given, key_filter: KeyFilter, offset: int, limit: int) -> KeyPage:
         """Return a page of keys, from the HSM that has the session keys while it answers."""

@@ -36,6 +36,7 @@ def verify(console: Console, given: Given) -> object:
     """Verify with a public key, which needs no HSM beyond finding it."""
     from orchestrator.client.verify import verify_signature
 
+    console.need_crypto_user(given, "verify")
     mechanism, digest = asked(given)
     path = given.maybe("--signature-path")
     shown = signing_input.one_of(

@@ -172,6 +172,7 @@ def generate_file(console: Console, given: Given) -> object:
         )
     if given.has("--all"):
         raise UsageError("--all is for --encoding ksp-key-reference")
+    console.need_crypto_user(given, "generate-file")
     key = console.find_key(given)
     if encoding == "pem":
         content = key_view.public_pem(key)

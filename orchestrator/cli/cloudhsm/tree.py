@@ -94,7 +94,7 @@ _QUORUM: Final = f.group(
             Flag("--scope", "Your own tokens, or everybody's", is_required=True,
                  choices=("user", "all")),
             f.REQUEST,
-            who=f.ADMIN,
+            who="admin, crypto-user (own tokens)",
         ),
         f.command(
             "generate",

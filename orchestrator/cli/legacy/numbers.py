@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Final, TypeVar
 
 from orchestrator.cli.cloudhsm.views import key_object
-from orchestrator.cli.key_view import public_details
 from orchestrator.cli.render import printable
 from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
+from orchestrator.model.key_details import public_details
 from orchestrator.model.key_spec import HashFunction, SignScheme
 from orchestrator.model.keys import Key
 from orchestrator.model.roles import Role
@@ -127,7 +127,7 @@ def key_id(text: str) -> str:
 
 def modulus(key: Key) -> int | None:
     """Return the modulus of an RSA key."""
-    shown = public_details(key).get("modulus")
+    shown = public_details(key.spec, key.public).get("modulus")
     return int(str(shown), 16) if shown is not None else None
 
 
