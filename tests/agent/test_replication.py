@@ -325,7 +325,9 @@ def test_a_quorum_of_admins_is_not_passed_by_through_a_clone(family: Family) -> 
 def test_a_key_under_a_quorum_goes_over_with_its_approval_alone(family: Family) -> None:
     """The clone's users are its admins' to make: there nobody of here is asked any more."""
     for values in ({"use_quorum": 2}, {"manage_quorum": 2}):
-        guarded = m.KeyDraft(KeyClass.SECRET, "guarded", shared=("both",), **values)
+        guarded = msgspec.structs.replace(
+            m.KeyDraft(KeyClass.SECRET, "guarded", shared=("both",)), **values
+        )
         [key] = family.here.make(AES, guarded)
         assert code_of(family.owner.replicate_key, key.ref) == "quorum-failed"
         assert code_of(family.admins.replicate_key, key.ref) == "quorum-key"
