@@ -50,7 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption(
         "--interop",
-        default="stock",
+        default="gateway",
         choices=("gateway", "stock"),
         help="what tests/interop run through: the gateway, or p11-kit's server to prove the tests",
     )

@@ -20,6 +20,7 @@ from orchestrator.cli.invocation import Invocation
 from orchestrator.cli.key import AttributesOption, LabelOption, LengthOption
 from orchestrator.cli.options import KeyFilterOption
 from orchestrator.model.errors import UsageError
+from orchestrator.model.key_filter import KeyFilter, parse_pairs
 from orchestrator.model.key_spec import (
     Agreement,
     CipherMechanism,
@@ -31,7 +32,7 @@ from orchestrator.model.key_spec import (
     KeyType,
     MacMechanism,
 )
-from orchestrator.model.keys import KeyFilter, check_label, parse_bytes, parse_pairs
+from orchestrator.model.keys import check_label, parse_bytes
 from orchestrator.model.roles import Role
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from typing import Annotated, Any, Final
 import typer
 
 from orchestrator.cli.cloudhsm.console import Console, Environment
+from orchestrator.cli.cloudhsm.flags import ADMIN, ANYBODY
 from orchestrator.cli.cloudhsm.syntax import Command, Flag, Given, Kind
-from orchestrator.cli.cloudhsm.tree import ADMIN, ANYBODY, TREE
+from orchestrator.cli.cloudhsm.tree import TREE
 from orchestrator.cli.command import Needs, command
 from orchestrator.cli.credentials import GivenLogin
 from orchestrator.cli.invocation import Invocation

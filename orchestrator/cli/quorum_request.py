@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from orchestrator.model import entries as e
 from orchestrator.model.errors import UsageError
-from orchestrator.model.keys import parse_reference
+from orchestrator.model.key_filter import parse_reference
 from orchestrator.model.roles import Role, parse_user_name
 from orchestrator.model.services import Service
 from orchestrator.model.state import User

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from orchestrator.client.session import Session, expect
+from orchestrator.client.connection import expect
+from orchestrator.client.session import Session
 from orchestrator.control.controller import Ask, Controller, Outcome
 from orchestrator.control.views import ChangeReport
 from orchestrator.model.entries import Credential

@@ -13,8 +13,9 @@ from orchestrator.client.session import Session
 from orchestrator.control.replication import Replication
 from orchestrator.model import entries as e
 from orchestrator.model.errors import OrchestratorError
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import Curve, KeyClass
-from orchestrator.model.keys import Key, KeyFilter
+from orchestrator.model.keys import Key
 from orchestrator.model.quorum import QuorumPolicy, UseGrant, use_digest
 from orchestrator.model.replication import replica_digest
 from orchestrator.model.roles import Role
@@ -173,7 +174,7 @@ def test_only_owner_and_admins_replicate(family: Family) -> None:
     users = family.replication(family.here.session, there)
     assert code_of(users.replicate_user, "both", CU) == "permission-denied"
     assert family.admins.replicate_key(key.ref)[1].owner == "cu"
-    [session_key] = family.here.session.make_session_keys(AES, (draft(),))
+    [session_key] = family.here.session.session_keys.make(AES, (draft(),))
     assert code_of(family.owner.replicate_key, session_key.ref) == "not-found"
 
 
@@ -324,9 +325,9 @@ def test_a_quorum_of_admins_is_not_passed_by_through_a_clone(family: Family) -> 
 
 def test_a_key_under_a_quorum_goes_over_with_its_approval_alone(family: Family) -> None:
     """The clone's users are its admins' to make: there nobody of here is asked any more."""
-    for values in ({"use_quorum": 2}, {"manage_quorum": 2}):
-        guarded = msgspec.structs.replace(
-            m.KeyDraft(KeyClass.SECRET, "guarded", shared=("both",)), **values
+    for use, manage in ((2, 0), (0, 2)):
+        guarded = m.KeyDraft(
+            KeyClass.SECRET, "guarded", shared=("both",), use_quorum=use, manage_quorum=manage
         )
         [key] = family.here.make(AES, guarded)
         assert code_of(family.owner.replicate_key, key.ref) == "quorum-failed"

@@ -12,14 +12,17 @@ import pytest
 
 from orchestrator.agent.preparing import WORKS_BYTES_MAX
 from orchestrator.agent.using import SESSION_KEYS_MAX
-from orchestrator.control.plane import HSMS_MAX, ControlPlane
+from orchestrator.control.membership import HSMS_MAX, Membership
+from orchestrator.control.plane import ControlPlane
 from orchestrator.control.profiles import load_profiles
 from orchestrator.control.records import ClusterRow
 from orchestrator.model import entries as e
-from orchestrator.model.decisions import MEMBERS_MAX, decide
+from orchestrator.model.cluster_decisions import MEMBERS_MAX
+from orchestrator.model.decisions import decide
 from orchestrator.model.errors import OrchestratorError, RefusedError, RemoteError, UsageError
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import KeyClass, KeySpec, KeyType
-from orchestrator.model.keys import Attributes, Key, KeyFilter, check_label, parse_hex
+from orchestrator.model.keys import Attributes, Key, check_label, parse_hex
 from orchestrator.model.objects import ObjectClass, ObjectDraft
 from orchestrator.model.roles import APPLIANCE_NAME, Role, parse_user_name
 from orchestrator.model.services import Service
@@ -183,7 +186,7 @@ def test_the_29th_hsm_is_refused_before_a_host_is_asked() -> None:
     row = ClusterRow("cluster-aaaaaaaaaaa", "hsm2m.medium", "FIPS", "lab-1a", "ACTIVE", 0, "")
     plane = SimpleNamespace(records=SimpleNamespace(hsms=lambda _: [None] * 28))
     with pytest.raises(RefusedError, match="at most 28 HSMs"):
-        ControlPlane._check_room(cast(ControlPlane, plane), row)
+        Membership(cast(ControlPlane, plane)).check_room(row)
 
 
 # --- texts ---
@@ -312,9 +315,7 @@ def test_a_token_belongs_to_the_login_that_asks_for_it_last(cluster: LocalCluste
         change = hsm.core.open_entry(reply.entry)
         assert isinstance(change, e.QuorumTokenIssued)
         issued.append(change.login)
-        assert hsm.tickets.check(
-            ticket, hsm.core.state, cluster.clock.now_ms(), peer.uid
-        ).login == change.login  # fmt: skip
+        assert hsm.logins.check(ticket, peer).login == change.login
     assert issued[0] != issued[1]
 
 

@@ -20,19 +20,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give each test its sources."""
     if "address" not in metafunc.fixturenames:
         return
-    if metafunc.config.getoption("--interop") == "stock":
-        names = [] if metafunc.definition.get_closest_marker("gateway_only") else ["stock"]
-    else:
-        names = ["gateway"]
-        if any(mark.name == "also_stock" for mark in metafunc.definition.iter_markers()):
-            names.append("stock")
+    marks = {mark.name for mark in metafunc.definition.iter_markers()}
+    if metafunc.config.getoption("--interop") == "gateway":
+        names = ["gateway", "stock"] if "also_stock" in marks else ["gateway"]
+    elif "gateway_only" in marks:
+        names = []
+    else:  # Debian 12's server misreads Debian 13's client
+        names = ["stock13" if "token13" in metafunc.fixturenames else "stock"]
     metafunc.parametrize("address", names, indirect=True, scope="session")
-
-
-@pytest.fixture(scope="session", name="address")
-def _address(request: pytest.FixtureRequest) -> Iterator[TokenAddress]:
-    with getattr(sources, getattr(request, "param", "gateway"))() as address:
-        yield address
 
 
 @pytest.fixture(scope="session")
@@ -44,18 +39,14 @@ def debian(
     return debian13.fetch(tmp_path_factory.mktemp("debian13"), packages)
 
 
-@pytest.fixture(scope="module")
-def token13(
-    request: pytest.FixtureRequest, debian: debian13.Debian13, pytestconfig: pytest.Config
-) -> Iterator[TokenAddress]:
-    """A token whose programs are Debian 13's. Debian 12's stock server misreads this client."""
-    source = (
-        debian13.stock(debian)
-        if pytestconfig.getoption("--interop") == "stock"
-        else contextlib.nullcontext(request.getfixturevalue("address"))
-    )
-    with source as found:
-        yield dataclasses.replace(found, tool=debian.tool)
+@pytest.fixture(scope="session", name="address")
+def _address(request: pytest.FixtureRequest) -> Iterator[TokenAddress]:
+    if request.param == "stock13":
+        source = debian13.stock(request.getfixturevalue("debian"))
+    else:
+        source = {"gateway": sources.gateway, "stock": sources.stock}[request.param]()
+    with source as address:
+        yield address
 
 
 @pytest.fixture
@@ -66,3 +57,9 @@ def token(address: TokenAddress) -> Iterator[TokenAddress]:
         for kind in ("privkey", "pubkey"):
             with contextlib.suppress(AssertionError):
                 address.delete(label, kind)
+
+
+@pytest.fixture
+def token13(token: TokenAddress, debian: debian13.Debian13) -> TokenAddress:
+    """The token as Debian 13's programs use it."""
+    return dataclasses.replace(token, tool=debian.tool)

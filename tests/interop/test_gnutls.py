@@ -10,7 +10,6 @@ PIN_THERE = {"GNUTLS_PIN": PIN}
 pytestmark = [pytest.mark.softhsm, pytest.mark.p11kit, pytest.mark.opensc, pytest.mark.gnutls]
 
 
-@pytest.mark.also_stock
 @pytest.mark.parametrize(
     "kind",
     [("--generate-privkey=rsa", "--bits=2048"), ("--generate-privkey=ecdsa", "--curve=secp256r1")],

@@ -5,6 +5,7 @@ Each harms only its own connection: the gateway goes on, and what it spent for t
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import struct
 import time
@@ -47,12 +48,14 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def highest_kb(pid: int) -> int:
-    """The most memory that a process held."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1])
-    raise AssertionError(pid)
+def highest_kb(token: TokenAddress) -> int:
+    """The most memory that a worker held; one that ends meanwhile is left out."""
+    found = []
+    for pid in children(token.server_pid):
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            found += [int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
+    return max(found)
 
 
 def serves(token: TokenAddress) -> None:
@@ -123,8 +126,7 @@ def test_nonsense_in_a_frame_is_refused_and_the_connection_goes_on(
         client.begin()
         assert error_of(client.call(BODIES[name])) not in {None, 0}
         assert error_of(client.call(body(GET_INFO, ""))) is None
-        (worker, *_) = children(token.server_pid)
-        assert highest_kb(worker) < MOST_KB
+        assert highest_kb(token) < MOST_KB
 
 
 def test_random_numbers_are_not_drawn_by_the_gigabyte(token: TokenAddress) -> None:
@@ -195,11 +197,10 @@ def test_one_who_never_listens(token: TokenAddress, calm: int) -> None:
     """His answers are not piled up for him: the gateway stops to read, and others go on."""
     with RawClient(token.socket, timeout_s=3) as client:
         session = client.begin().log_in()
-        (worker,) = children(token.server_pid)
         asked = body(GENERATE_RANDOM, "ufy", ulong(session), struct.pack("!I", 4096))
         with pytest.raises(TimeoutError):
             client.sock.sendall(b"".join(client.frame(asked) for _ in range(200_000)))
-        assert highest_kb(worker) < MOST_KB
+        assert highest_kb(token) < MOST_KB
         serves(token)
     eventually(lambda: len(children(token.server_pid)) <= calm)
 

@@ -13,7 +13,6 @@ pytestmark = [pytest.mark.softhsm, pytest.mark.p11kit, pytest.mark.opensc, pytes
 GUIDE = Path(__file__).parents[2] / "docs" / "issuing-ca.md"
 
 
-@pytest.mark.also_stock
 def test_the_guide_works(token: TokenAddress) -> None:
     blocks = re.findall(r"^```sh\n(.*?)^```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
     assert len(blocks) == 7

@@ -42,7 +42,6 @@ RSA = ("-keyalg", "RSA", "-keysize", "2048")
 EC = ("-keyalg", "EC", "-groupname", "secp256r1")
 
 
-@pytest.mark.also_stock
 @pytest.mark.parametrize("kind", [RSA, EC])
 def test_keytool_makes_lists_requests_and_deletes(
     token: TokenAddress, kind: tuple[str, ...]
@@ -76,7 +75,6 @@ def test_a_signed_certificate_is_imported(token: TokenAddress) -> None:
     delete_entry(token, "own")
 
 
-@pytest.mark.also_stock
 def test_a_jar_is_signed(token: TokenAddress) -> None:
     make_entry(token, "own", *RSA)
     (token.work / "content").write_text("content\n")
@@ -88,7 +86,6 @@ def test_a_jar_is_signed(token: TokenAddress) -> None:
     delete_entry(token, "own")
 
 
-@pytest.mark.also_stock
 @pytest.mark.parametrize("kind", [RSA, EC])
 def test_eight_threads_sign_and_encrypt(token: TokenAddress, kind: tuple[str, ...]) -> None:
     """Encrypting needs the gateway: p11-kit's server leaves Java's AES operations active."""

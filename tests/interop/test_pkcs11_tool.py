@@ -24,7 +24,6 @@ def write(token: TokenAddress, name: str, content: bytes) -> Path:
     return path
 
 
-@pytest.mark.also_stock
 @pytest.mark.parametrize(
     ("kind", "mechanism", "more", "checks"),
     [
@@ -85,7 +84,6 @@ def test_the_token_verifies(token: TokenAddress) -> None:
     token.delete("signing")
 
 
-@pytest.mark.also_stock
 @pytest.mark.parametrize("mechanism", ["RSA-PKCS", "RSA-PKCS-OAEP"])
 def test_decryption_of_what_openssl_encrypted(token: TokenAddress, mechanism: str) -> None:
     token.make_pair("opening", "rsa:2048", "decrypt")
@@ -219,7 +217,6 @@ def test_the_tools_own_test(token: TokenAddress) -> None:
     token.delete("signing")
 
 
-@pytest.mark.also_stock
 def test_the_tools_threads(token: TokenAddress) -> None:
     """Each of them initialises, asks for the token and ends; CKR_OK from both."""
     threads = ("--test-threads", "ILGISLT0") * 2

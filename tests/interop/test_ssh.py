@@ -61,7 +61,6 @@ def server(token: TokenAddress, authorized: bytes) -> Iterator[tuple[str, ...]]:
         yield ("ssh", "-F", "none", "-p", str(port), *words, f"{getpass.getuser()}@127.0.0.1")
 
 
-@pytest.mark.also_stock
 @pytest.mark.parametrize("kind", ["rsa:2048", "EC:prime256v1"])
 def test_a_log_in_with_the_token(token: TokenAddress, kind: str) -> None:
     token.make_pair("door", kind)

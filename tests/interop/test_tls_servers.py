@@ -16,7 +16,6 @@ pytestmark = [
 ]
 
 
-@pytest.mark.also_stock
 @pytest.mark.parametrize("name", ["nginx", "apache"])
 @pytest.mark.parametrize("kind", ["rsa:2048", "EC:prime256v1"])
 def test_pages_are_served(token: TokenAddress, name: str, kind: str) -> None:

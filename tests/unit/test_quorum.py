@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -27,20 +25,10 @@ from orchestrator.model.quorum import (
 from orchestrator.model.roles import Role
 from orchestrator.model.services import ADMIN_SERVICES, VALUED_SERVICES, Service
 from orchestrator.model.state import ONLY, Put, State, Table, User, user_row
-from tests.stateful.harness import LocalCluster
 from tests.unit.approvers import Approver, approval, approver, data, put_rows, register
 
 CODE, KEY_CODE = "quorum-approval", "quorum-failed"
 MESSAGE = "Quorum approval is required for this operation"
-
-
-@pytest.fixture(scope="module")
-def grown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[State]:
-    cluster = LocalCluster(tmp_path_factory.mktemp("grown"))
-    hsm = cluster.machines[0].hsm
-    assert hsm is not None
-    yield hsm.core.state
-    cluster.close()
 
 
 ANA, BEN, CAI = (approver(name) for name in ("ana", "ben", "cai"))

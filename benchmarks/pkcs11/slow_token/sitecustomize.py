@@ -15,4 +15,4 @@ def _lib(so: str) -> Any:  # noqa: ANN401  # what the library's own loader retur
     return _load(str(_SHIM))
 
 
-pkcs11.lib = _lib
+setattr(pkcs11, "lib", _lib)  # noqa: B010  # what it holds is no function to a type checker

@@ -1,10 +1,10 @@
-"""Flags that several commands of the tree take."""
+"""Flags that several commands of the tree take, and how commands are put together."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from orchestrator.cli.cloudhsm.syntax import Flag, Kind, Words
+from orchestrator.cli.cloudhsm.syntax import Command, Flag, Kind, Words
 
 _FILTER: Final = (
     "key-reference=<REFERENCE>, or attr.<NAME>=<VALUE> terms that must all match, separated by "
@@ -114,3 +114,23 @@ TAG_LENGTH: Final = Flag(
 AAD: Final = Flag("--aad", "Additional authenticated data, hexadecimal")
 SOURCE: Final = needed("--source-cluster-id", "Cluster to copy from", Words.CLUSTERS)
 DESTINATION: Final = needed("--destination-cluster-id", "Clone to copy to", Words.CLUSTERS)
+ADMIN, USER, BOTH, ANYBODY = "admin", "crypto-user", "admin, crypto-user", "anybody"
+OWNER: Final = "crypto-user (owner)"
+
+
+def command(
+    name: str,
+    text: str,
+    action: str,
+    *own: Flag,
+    who: str,
+    one_of: tuple[tuple[str, ...], ...] = (),
+    children: tuple[Command, ...] = (),
+) -> Command:
+    """Return a command of one cluster."""
+    return Command(name, text, (CLUSTER_ID, *own), action, children, one_of, who)
+
+
+def group(name: str, text: str, *children: Command) -> Command:
+    """Return a group of commands."""
+    return Command(name, text, children=children)

@@ -21,7 +21,8 @@ from orchestrator.gateway.rpc.attributes import Value
 from orchestrator.gateway.token import Token
 from orchestrator.gateway.worker.backend import Backend
 from orchestrator.gateway.worker.operation import Operation
-from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter
+from orchestrator.model.key_filter import KeyFilter
+from orchestrator.model.keys import SESSION_KEY_BIT, Key
 from orchestrator.model.objects import ObjectDraft, ObjectFilter, StoredObject
 
 SLOT: Final = 0
@@ -263,7 +264,7 @@ class Application:
         if isinstance(found, KeyObject) and not found.is_lent:
             ref = found.key.ref
             if ref & SESSION_KEY_BIT:
-                self.backend.call(lambda s: s.drop_session_key(ref))
+                self.backend.call(lambda s: s.session_keys.drop(ref))
             else:
                 self.check_rw(session, token=True)
                 self.backend.change(lambda c, request: c.delete_key(ref, request=request))

@@ -25,7 +25,8 @@ from orchestrator.gateway.worker.application import (
 )
 from orchestrator.gateway.worker.failures import cryptoki_error
 from orchestrator.model.errors import OrchestratorError
-from orchestrator.model.keys import Key, KeyFilter
+from orchestrator.model.key_filter import KeyFilter
+from orchestrator.model.keys import Key
 from orchestrator.model.objects import ObjectFilter
 from orchestrator.wire.messages import KEYS_PER_PAGE_MAX
 

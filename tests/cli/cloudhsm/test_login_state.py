@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cli.cloudhsm.flags import ANYBODY
 from orchestrator.cli.cloudhsm.main import main
 from orchestrator.cli.cloudhsm.syntax import Command, Flag, Kind
-from orchestrator.cli.cloudhsm.tree import ANYBODY, TREE
+from orchestrator.cli.cloudhsm.tree import TREE
 from tests.cli import scenarios
 from tests.cli.stand_ins import PASSWORD, POSSESSION, StandIns
 
