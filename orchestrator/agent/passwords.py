@@ -16,6 +16,7 @@ from typing import Final
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
+from orchestrator.agent.core import Caller, Core
 from orchestrator.agent.proofs import Proofs
 from orchestrator.agent.vault import Vault
 from orchestrator.model.clock import Clock
@@ -26,10 +27,11 @@ from orchestrator.model.errors import (
     UserDisabledError,
     UserLockedError,
 )
-from orchestrator.model.roles import LOGIN_ROLES, Role
+from orchestrator.model.roles import LOGIN_ROLES, Role, check_password
 from orchestrator.model.signatures import check_ecdsa, digest_of
 from orchestrator.model.state import State, Table, User, user_row
 from orchestrator.model.user_decisions import has_other_able_admin
+from orchestrator.sealed.box import open_box
 from orchestrator.tokens.store import TokenStore
 from orchestrator.wire import messages as m
 
@@ -250,3 +252,18 @@ class PasswordCheck:
 
 def _is_last_admin(state: State, user: User) -> bool:
     return user.role is Role.ADMIN and not has_other_able_admin(state, user)
+
+
+def open_password(
+    core: Core, purpose: str, sealed: bytes, caller: Caller, role: Role, name: str
+) -> bytes:
+    """Open a password that was sealed to this HSM, on this connection, for this user."""
+    store = core.store
+    info = m.password_info(purpose, core.config.hsm, caller.peer.nonce, role, name)
+    return open_box(store.box_public(), store.box_agree, sealed, info)
+
+
+def new_password(core: Core, sealed: bytes, caller: Caller, role: Role, name: str) -> str:
+    """Open a new password, check it by the rule and return its hash."""
+    plain = open_password(core, "new-password", sealed, caller, role, name)
+    return hash_password(check_password(plain))

@@ -80,6 +80,8 @@ class Listener:
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
             signal.signal(number, self._on_signal)
+        # A worker is asked for its status by this: not before it can listen, it would be its end.
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         for sock, action in (
             (self._sock, self._accept),
             (self._status, self._accept_status),

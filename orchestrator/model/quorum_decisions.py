@@ -10,10 +10,12 @@ from orchestrator.model import entries as e
 from orchestrator.model.approvals import CLOCK_SLACK_S, token_row
 from orchestrator.model.errors import MalformedError, NotFoundError, RefusedError
 from orchestrator.model.guards import MOVING
+from orchestrator.model.key_spec import KeyType
 from orchestrator.model.keys import Key
 from orchestrator.model.quorum import (
     LIFE_S_MAX,
     TOKENS_MAX,
+    TOKENS_PER_USER,
     VALUE_MAX,
     ApprovalData,
     Token,
@@ -28,7 +30,8 @@ from orchestrator.model.state import ONLY, LoginTicket, Put, State, Table
 LIFE_S_MIN: Final = 60
 HSMS_MAX: Final = 28
 SIGNING: Final = frozenset({"sign", "mac"})
-USE_OPERATIONS: Final = SIGNING | MOVING | {"decrypt", "derive"}
+CIPHERING: Final = frozenset({"encrypt", "decrypt"})
+USE_OPERATIONS: Final = SIGNING | MOVING | CIPHERING | {"derive"}
 
 
 def token_issued(state: State, header: e.Header, change: e.QuorumTokenIssued) -> tuple[Put, ...]:
@@ -64,6 +67,12 @@ def token_issued(state: State, header: e.Header, change: e.QuorumTokenIssued) ->
         len(tokens) - len(replaced) < TOKENS_MAX,
         "limit",
         f"the cluster has its {TOKENS_MAX} quorum tokens; delete some, or wait until they expire",
+    )
+    own = sum(1 for t in tokens.values() if (t.role, t.name) == (actor.role, actor.name))
+    need(
+        own - len(replaced) < TOKENS_PER_USER,  # else a crypto user could stop the admins
+        "limit",
+        f"{actor.name} has {TOKENS_PER_USER} quorum tokens; delete some, or wait until they expire",
     )
     token = Token(
         service=data.service,
@@ -188,7 +197,10 @@ def check_use(state: State, at: int, key: Key, operation: str, request: bytes) -
         operation: of USE_OPERATIONS.
         request: `quorum.use_digest` of what is asked.
     """
-    guarded = operation in SIGNING | MOVING or state.quorum.guards_use
+    # CMAC is AES over a few blocks, and AES-CTR is the same both ways: who may do that unasked
+    # makes MACs unasked, and decrypts what CTR and GCM encrypted.
+    makes_macs = key.spec.type is KeyType.AES and operation in CIPHERING
+    guarded = operation in SIGNING | MOVING or makes_macs or state.quorum.guards_use
     if not guarded or key.quorum_of(operation) <= 1:
         return
     grant = state.tables[Table.GRANTS].get(request.hex())

@@ -15,6 +15,7 @@ from orchestrator.gateway.rpc.mechanisms import EcdhParameter, Mechanism
 from orchestrator.gateway.rpc.values import U64
 from orchestrator.gateway.worker.application import Application, KeyObject, P11Session
 from orchestrator.model.errors import OrchestratorError
+from orchestrator.model.key_filter import KeyFilter, attribute_text
 from orchestrator.model.key_spec import (
     CURVE_BITS,
     Agreement,
@@ -28,8 +29,6 @@ from orchestrator.model.keys import (
     SESSION_KEY_BIT,
     Attributes,
     Key,
-    KeyFilter,
-    attribute_text,
     derived_attributes,
     imported_attributes,
     parse_hex,
@@ -144,7 +143,7 @@ def derive_key(
         )
         return U64.pack(app.keep([made])[0])
     made = app.backend.call(
-        lambda s: s.derive_session_key(key.ref, agreement, spec, draft), **_DERIVING
+        lambda s: s.session_keys.derive(key.ref, agreement, spec, draft), **_DERIVING
     )
     return U64.pack(app.keep([made], session)[0])
 
@@ -218,7 +217,7 @@ def _make(
 ) -> list[int]:
     app.check_rw(session, token=token)
     if not token:
-        made = app.backend.call(lambda s: s.make_session_keys(spec, drafts))
+        made = app.backend.call(lambda s: s.session_keys.make(spec, drafts))
         return app.keep(made, session)
     _, made = app.backend.change(
         lambda changes, request: changes.generate_keys(spec, drafts, request=request)
@@ -249,7 +248,7 @@ def create(app: Application, session: P11Session, template: Template, number: in
     wanted = template.requested(key_class, spec, given, passed_over=_IMPORTED)
     draft = KeyDraft(key_class, template.label(), wanted)
     if not token:
-        made = app.backend.call(lambda s: s.import_session_key(spec, value, draft))
+        made = app.backend.call(lambda s: s.session_keys.import_clear(spec, value, draft))
         return app.keep([made], session)[0]
     _, made = app.backend.change(
         lambda c, request: c.import_clear_key(spec, value, draft, request=request)
@@ -345,7 +344,7 @@ def copy(app: Application, session: P11Session, found: KeyObject, template: Temp
         attributes=tuple(given.items()),
     )
     if not token:
-        made = app.backend.call(lambda s: s.copy_session_key(source.ref, asked))
+        made = app.backend.call(lambda s: s.session_keys.copy(source.ref, asked))
         return app.keep([made], session)[0]
     _, made = app.backend.change(lambda c, request: c.copy_key(source.ref, asked, request=request))
     return app.keep([made])[0]
