@@ -26,8 +26,9 @@ from orchestrator.wire.messages import ObjectPage
 from orchestrator.wire.system_clock import SystemClock
 
 T = TypeVar("T")
-RANDOM_POOL_BYTES: Final = 16 * 1024
+RANDOM_FIRST_BYTES: Final = 4 * 1024
 RANDOM_REQUEST_BYTES: Final = 64 * 1024
+"""The pool is filled with twice as much each time, from the first size up to this one."""
 _AGAIN_S: Final = 0.2
 _SILENCE_S: Final = 10.0
 _TOLD: Final = frozenset({"quorum", "quorum-failed", "mfa-required", "user-disabled"})
@@ -222,7 +223,7 @@ class Backend:
 
     def random(self, count: int) -> bytes:
         """Return random bytes of an HSM; each is given out once."""
-        if count > RANDOM_POOL_BYTES // 4:
+        if count > RANDOM_FIRST_BYTES:
             pieces = []
             while count:
                 size = min(count, RANDOM_REQUEST_BYTES)
@@ -232,7 +233,8 @@ class Backend:
         with self._drawing:
             at = self._random_at
             if at + count > len(self._random):
-                self._random = self.call(lambda session: session.random(RANDOM_POOL_BYTES))
+                size = min(2 * len(self._random) or RANDOM_FIRST_BYTES, RANDOM_REQUEST_BYTES)
+                self._random = self.call(lambda session: session.random(size))
                 at = 0
             elif self._session is None:
                 raise CryptokiError(CKR.USER_NOT_LOGGED_IN)
