@@ -120,9 +120,9 @@ class P11Session:
 class Application:
     """One connection's state. Calls of different sessions come from different threads."""
 
-    def __init__(self, token: Token, offered: int) -> None:
+    def __init__(self, token: Token, offered: int, peer_uid: int) -> None:
         self.token, self.offered = token, offered
-        self.backend = Backend(token)
+        self.backend = Backend(token, peer_uid)
         self.sessions: dict[int, P11Session] = {}
         self._objects: dict[int, AnyObject] = {}
         self._handles: dict[int, int] = {}
