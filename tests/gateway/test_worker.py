@@ -18,10 +18,11 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from orchestrator.gateway.cryptoki import CKA, CKM, CKO, CKR
+from orchestrator.wire import messages as m
 from tests.gateway import wire as w
 from tests.gateway.cluster import PIN, Gateway
 from tests.gateway.wire import Client, Refused
-from tests.stateful.harness import PASSWORD, LocalCluster
+from tests.stateful.harness import PASSWORD, FakeStream, LocalCluster
 
 pytestmark = pytest.mark.timeout(120)
 P256 = bytes.fromhex("06082a8648ce3d030107")
@@ -376,6 +377,46 @@ def test_copies_and_changes_only_tighten(user: tuple[Client, int]) -> None:
     for kind, value in ((CKA.SENSITIVE, 0), (CKA.VALUE, b"x")):
         with refused(CKR.ATTRIBUTE_READ_ONLY):
             client.call(25, "uuaA", values + w.attributes([(kind, value)]))
+
+
+def test_attributes_are_asked_for_again_when_the_ledger_has_moved(
+    gateway: Gateway, cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    answered = FakeStream.call
+
+    def call(stream: FakeStream, request: Any, timeout_s: float) -> Any:
+        asked.append(type(request).__name__)
+        return answered(stream, request, timeout_s)
+
+    monkeypatch.setattr(FakeStream, "call", call)
+    client = gateway.connect()
+    session = client.open()
+    client.login(session, PIN)
+    chosen = w.mechanism(0, CKM.AES_KEY_GEN)
+    names = [b"cached %d" % number for number in range(3)]
+    keys = [
+        client.key(session, chosen, [(CKA.VALUE_LEN, 32), (CKA.TOKEN, 1), (CKA.LABEL, name)])
+        for name in names
+    ]
+    app = gateway.connections[-1][0].app
+    assert app is not None
+
+    def read() -> list[bytes]:
+        app.backend._looked_at_s = 0.0  # as later
+        return [client.read(session, key, CKA.LABEL)[0][CKA.LABEL] for key in keys]
+
+    assert read() == names  # from now on the place that the ledger has reached is known
+    asked.clear()
+    assert [read() for _ in range(3)] == [names] * 3
+    assert "ListKeys" not in asked
+    assert 1 <= asked.count("Hello") <= 3 + len(cluster.machines)  # some of them to new connections
+    refs = [client.read(session, key, CKA.UNIQUE_ID)[0][CKA.UNIQUE_ID] for key in keys]
+    cluster.change("from-elsewhere", m.ChangeKey(int(refs[1], 16), "label", "renamed"))
+    assert read() == [names[0], b"renamed", names[2]]
+    cluster.change("gone-elsewhere", m.DeleteKey(int(refs[2], 16)))
+    with refused(CKR.OBJECT_HANDLE_INVALID):
+        read()
 
 
 def test_a_session_key_that_is_copied_to_the_token_stays(user: tuple[Client, int]) -> None:

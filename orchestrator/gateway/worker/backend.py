@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 from orchestrator.client.balancer import Balancer, Node
-from orchestrator.client.session import Session
+from orchestrator.client.session import Session, expect
 from orchestrator.control.application import Application
 from orchestrator.control.changes import Changes
 from orchestrator.gateway.cryptoki import CKR, CryptokiError
@@ -23,12 +23,13 @@ from orchestrator.gateway.worker.pins import Credential, Password, parse_pin
 from orchestrator.model.errors import OrchestratorError, UnavailableError
 from orchestrator.model.objects import ObjectFilter, StoredObject
 from orchestrator.model.roles import Role, check_password
-from orchestrator.wire.messages import ObjectPage
+from orchestrator.wire.messages import Hello, ObjectPage, Welcome
 from orchestrator.wire.system_clock import SystemClock
 
 T = TypeVar("T")
 RANDOM_POOL_BYTES: Final = 16 * 1024
 RANDOM_REQUEST_BYTES: Final = 64 * 1024
+LOOK_S: Final = 0.2
 _AGAIN_S: Final = 0.2
 _SILENCE_S: Final = 10.0
 _TOLD: Final = {
@@ -55,6 +56,7 @@ class Backend:
         self._changing, self._logging_in = threading.Lock(), threading.Lock()
         self._drawing = threading.Lock()
         self._random, self._random_at = b"", 0
+        self.place, self._looked_at_s = 0, 0.0
         self.operations = self.errors = 0
         self._last_told = ("", 0.0)
 
@@ -141,6 +143,21 @@ class Backend:
         except OrchestratorError as exc:
             self._note(exc)
             raise cryptoki_error(exc, **special) from exc
+
+    def look(self) -> int:
+        """Return how far the ledger is, as an HSM has told it at most `LOOK_S` ago.
+
+        0 when nobody is logged in. No key's use asks for this: reading attributes does.
+        """
+        if (session := self._session) is None:
+            return 0
+        now = self._clock.monotonic_s()
+        if now >= self._looked_at_s + LOOK_S:
+            self._looked_at_s = now  # first: one thread asks
+            welcome = self.call(lambda s: expect(s.balancer.call(lambda _: Hello()), Welcome))
+            self.place = max(self.place, welcome.seq)
+            session.heard(welcome.seq)
+        return self.place
 
     def _note(self, error: OrchestratorError, user: str = "") -> None:
         self.errors += 1

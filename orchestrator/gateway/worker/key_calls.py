@@ -13,7 +13,7 @@ from orchestrator.gateway.cryptoki import CKA, CKK, CKM, CKO, CKR, CryptokiError
 from orchestrator.gateway.rpc.attributes import Attribute
 from orchestrator.gateway.rpc.mechanisms import EcdhParameter, Mechanism
 from orchestrator.gateway.rpc.values import U64
-from orchestrator.gateway.worker.application import Application, KeyObject, P11Session
+from orchestrator.gateway.worker.application import Application, Heard, KeyObject, P11Session
 from orchestrator.model.errors import OrchestratorError
 from orchestrator.model.key_spec import (
     CURVE_BITS,
@@ -381,7 +381,7 @@ def change(app: Application, found: KeyObject, template: Template) -> None:
             lambda c, request, n=name, v=value: c.set_attribute(ref, n, v, request=request),  # type: ignore[misc]
             attribute_read_only=CKR.ATTRIBUTE_READ_ONLY,
         )
-    found.heard_at_s = 0.0  # who reads next asks an HSM
+    found.heard = Heard()  # who reads next asks an HSM
 
 
 def _changes(template: Template, key: Key) -> tuple[tuple[str, str], ...]:

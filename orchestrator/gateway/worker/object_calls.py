@@ -18,6 +18,7 @@ from orchestrator.gateway.rpc.values import U32, U64, pack_ulongs
 from orchestrator.gateway.worker import key_calls
 from orchestrator.gateway.worker.application import (
     Application,
+    Heard,
     KeyObject,
     LocalObject,
     P11Session,
@@ -153,7 +154,7 @@ def set_attributes(
         stored = found.stored
         edit = stored_objects.edit_of(template, stored.object_class)
         app.backend.change(lambda c, request: c.change_object(stored.ref, edit, request=request))
-        found.heard_at_s = 0.0  # who reads next asks an HSM
+        found.heard = Heard()  # who reads next asks an HSM
     else:
         key_calls.change(app, found, template)
     return b""
