@@ -368,9 +368,10 @@ def test_copies_and_changes_only_tighten(user: tuple[Client, int]) -> None:
 
     tighter = copy((CKA.LABEL, b"tighter"), (CKA.EXTRACTABLE, 0))
     assert client.read(session, tighter, CKA.EXTRACTABLE)[0] == {CKA.EXTRACTABLE: 0}
-    for looser in ((CKA.WRAP, 1), (CKA.SENSITIVE, 0)):
+    for other in ((CKA.WRAP, 1), (CKA.SENSITIVE, 0), (CKA.KEY_TYPE, 0x10), (CKA.CLASS, 3)):
         with refused(CKR.TEMPLATE_INCONSISTENT):
-            copy(looser)
+            copy(other)
+    assert copy((CKA.KEY_TYPE, 0x1F), (CKA.CLASS, 4))
     values = w.u64(session) + w.u64(key)
     client.call(25, "uuaA", values + w.attributes([(CKA.LABEL, b"new"), (CKA.ID, b"\5")]))
     assert client.read(session, key, CKA.LABEL)[0] == {CKA.LABEL: b"new"}
@@ -671,17 +672,23 @@ def test_gcm_has_its_nonce_from_the_hsm(gateway: Gateway, offered: int) -> None:
         parameter = w.counted(iv) + w.u64(8 * len(iv)) + w.counted(b"aad") + w.u64(128)
         return w.mechanism(offered, CKM.AES_GCM, parameter)
 
-    with refused(CKR.MECHANISM_PARAM_INVALID):
-        client.init(29, session, gcm(bytes(12)), key)
-    client.init(29, session, gcm(b""), key)
-    sealed = client.one_step(30, session, b"plain")
-    assert isinstance(sealed, bytes)
-    for iv, data in ((b"", sealed), (sealed[:12], sealed[12:])):
-        client.init(33, session, gcm(iv), key)
-        assert client.one_step(34, session, data) == b"plain"
-    client.init(33, session, gcm(b""), key)
-    with refused(CKR.ENCRYPTED_DATA_INVALID):
-        client.one_step(34, session, sealed[:-1] + bytes([sealed[-1] ^ 1]))
+    for its_own in (bytes(11) + b"\1", bytes(16), bytes(11)):
+        with refused(CKR.MECHANISM_PARAM_INVALID):
+            client.init(29, session, gcm(its_own), key)
+    nonces = set()
+    for nothing in (b"", bytes(12), bytes(12)):  # zeros as programs for CloudHSM give them
+        client.init(29, session, gcm(nothing), key)
+        sealed = client.one_step(30, session, b"plain")
+        assert isinstance(sealed, bytes)
+        nonces.add(sealed[:12])
+        for iv, data in ((b"", sealed), (sealed[:12], sealed[12:])):
+            client.init(33, session, gcm(iv), key)
+            assert client.one_step(34, session, data) == b"plain"
+        client.init(33, session, gcm(b""), key)
+        with refused(CKR.ENCRYPTED_DATA_INVALID):
+            client.one_step(34, session, sealed[:-1] + bytes([sealed[-1] ^ 1]))
+    assert len(nonces) == 3
+    assert bytes(12) not in nonces
 
 
 def test_oaep_is_encrypted_here_and_decrypted_there(user: tuple[Client, int]) -> None:
