@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 from orchestrator.client.balancer import Balancer, Node
-from orchestrator.client.session import Session, expect
+from orchestrator.client.connection import expect
+from orchestrator.client.session import Session
 from orchestrator.control.application import Application
 from orchestrator.control.changes import Changes
 from orchestrator.gateway.cryptoki import CKR, CryptokiError
