@@ -269,3 +269,12 @@ def test_attributes_are_answered_as_clients_read_them(pair: tuple[int, Any]) -> 
 def test_strings_are_padded_and_cut_between_characters() -> None:
     assert values.pack_string("ab", 4) == w.counted(b"ab  ")
     assert values.pack_string("aéé", 4) == w.counted("aé ".encode())
+
+
+def test_the_corpus_is_decoded_or_refused_as_before() -> None:
+    lines = [line.split(" ") for line in fuzz.CORPUS.read_text().splitlines()]
+    decoded = [(int(offered), bytes.fromhex(body)) for offered, _, body in lines]
+    assert {outcome for _, outcome, _ in lines} >= {"good", "malformed", "MECHANISM_INVALID"}
+    assert set(decoded) >= {*fuzz.seeds(), *fuzz.FOUND}, "python -m tests.gateway.fuzz corpus"
+    for (offered, body), (_, outcome, _) in zip(decoded, lines, strict=True):
+        assert fuzz.outcome(offered, body) == outcome, body.hex()
