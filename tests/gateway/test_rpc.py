@@ -281,3 +281,12 @@ def test_what_was_begun_before_is_decoded_to_values_of_its_own() -> None:
         assert decode(body, offered)[1] == expected == [7, mech.Mechanism(0x1041), 9]
     with pytest.raises(MalformedError):
         decode(body[:-1], 1)
+
+
+def test_the_corpus_is_decoded_or_refused_as_before() -> None:
+    lines = [line.split(" ") for line in fuzz.CORPUS.read_text().splitlines()]
+    decoded = [(int(offered), bytes.fromhex(body)) for offered, _, body in lines]
+    assert {outcome for _, outcome, _ in lines} >= {"good", "malformed", "MECHANISM_INVALID"}
+    assert set(decoded) >= {*fuzz.seeds(), *fuzz.FOUND}, "python -m tests.gateway.fuzz corpus"
+    for (offered, body), (_, outcome, _) in zip(decoded, lines, strict=True):
+        assert fuzz.outcome(offered, body) == outcome, body.hex()
