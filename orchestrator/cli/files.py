@@ -76,3 +76,22 @@ def replace(path: Path, content: bytes) -> None:
         publish(path.absolute(), content)
     except OSError as exc:
         raise UsageError(f"cannot write {path}: {exc.strerror}") from exc
+
+
+def renew(path: Path, content: bytes) -> None:
+    """Write a token file, perhaps over an earlier one, but over no key that was named by mistake.
+
+    Raises:
+        RefusedError: `file-exists`, what is there is no JSON.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            is_ours = file.read(1) in {b"{", b""}
+    except FileNotFoundError:
+        is_ours = True
+    except OSError:
+        is_ours = False
+    if not is_ours:
+        raise RefusedError("file-exists", f"{path} is no token file; it is left as it is")
+    replace(path, content)

@@ -12,10 +12,11 @@ from typing import Final
 
 import msgspec
 
-from orchestrator.model.errors import RefusedError
+from orchestrator.model.errors import RefusedError, UsageError
 from orchestrator.model.key_details import DETAILS
 from orchestrator.model.key_spec import KeyClass, KeyType
 from orchestrator.model.keys import (
+    KEY_ID_BYTES_MAX,
     KNOWN_ATTRIBUTES,
     Guards,
     Key,
@@ -46,6 +47,8 @@ ONE_WAY: Final = {
 }
 """Attributes that can be given this value alone: from then on they keep it."""
 DESCRIPTIVE: Final = DETAILS | {"wrap-template", "unwrap-template"}
+TEMPLATE_CHARACTERS: Final = 2 + 2 * KEY_ID_BYTES_MAX
+"""The longest value that a key can have: an id in hexadecimal."""
 _OLD_TYPE: Final = "hsm1.medium"
 _TRUSTED_TYPES: Final = {KeyClass.PUBLIC: KeyType.RSA, KeyClass.SECRET: KeyType.AES}
 
@@ -236,6 +239,7 @@ def guards_of(
     Raises:
         RefusedError: `attribute-read-only` for a template that this class of key has not, or
             `attribute-unknown` within one.
+        UsageError: one names an attribute twice, or gives it a value that no key can have.
     """
     for template, barred in (
         (wrap_template, KeyClass.PRIVATE),
@@ -245,4 +249,8 @@ def guards_of(
             raise RefusedError("attribute-read-only", f"a {key_class} has no such template")
         if unknown := sorted({name for name, _ in template} - KNOWN_ATTRIBUTES):
             raise unknown_attribute(unknown[0])
+        if len(dict(template)) != len(template):
+            raise UsageError("a template gives an attribute twice")
+        if any(len(value) > TEMPLATE_CHARACTERS for _, value in template):
+            raise UsageError(f"a template's values have at most {TEMPLATE_CHARACTERS} characters")
     return Guards(wrap_template=wrap_template, unwrap_template=unwrap_template)

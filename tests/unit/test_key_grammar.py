@@ -11,18 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.model.errors import OrchestratorError, UsageError
+from orchestrator.model.key_filter import KeyFilter, attribute_text, parse_pairs, parse_reference
 from orchestrator.model.key_spec import Curve, KeyClass, KeySpec, KeyType
-from orchestrator.model.keys import (
-    FILTERABLE,
-    Attributes,
-    Key,
-    KeyFilter,
-    attribute_text,
-    new_attributes,
-    parse_bool,
-    parse_pairs,
-    parse_reference,
-)
+from orchestrator.model.keys import FILTERABLE, Attributes, Key, new_attributes, parse_bool
 
 NAMES = st.sampled_from(sorted(FILTERABLE))
 TEXTS = st.text(max_size=20)

@@ -6,8 +6,9 @@ from typing import Final
 
 from orchestrator.cli import key_view
 from orchestrator.model.key_details import length_bytes, public_details
+from orchestrator.model.key_filter import attribute_text
 from orchestrator.model.key_spec import KeyClass
-from orchestrator.model.keys import Key, attribute_text
+from orchestrator.model.keys import Key
 
 _BOOLEANS: Final = (
     "encrypt", "decrypt", "token", "always-sensitive", "derive", "destroyable", "extractable",

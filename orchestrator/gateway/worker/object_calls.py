@@ -15,9 +15,10 @@ from orchestrator.gateway.rpc.attributes import (
     pack_value,
 )
 from orchestrator.gateway.rpc.values import U32, U64, pack_ulongs
-from orchestrator.gateway.worker import key_calls
+from orchestrator.gateway.worker import key_calls, key_changes
 from orchestrator.gateway.worker.application import (
     Application,
+    Heard,
     KeyObject,
     LocalObject,
     P11Session,
@@ -25,7 +26,8 @@ from orchestrator.gateway.worker.application import (
 )
 from orchestrator.gateway.worker.failures import cryptoki_error
 from orchestrator.model.errors import OrchestratorError
-from orchestrator.model.keys import Key, KeyFilter
+from orchestrator.model.key_filter import KeyFilter
+from orchestrator.model.keys import Key
 from orchestrator.model.objects import ObjectFilter
 from orchestrator.wire.messages import KEYS_PER_PAGE_MAX
 
@@ -125,6 +127,8 @@ def create(app: Application, session: P11Session, attributes: tuple[Attribute, .
     except OrchestratorError as exc:
         raise cryptoki_error(exc) from exc
     if not template.flag(CKA.TOKEN):
+        if draft.private:
+            app.check_rw(session, token=False)
         return U64.pack(app.keep_local(session, draft))
     app.check_rw(session, token=True)
     _, ref = app.backend.change(lambda c, request: c.put_object(draft, request=request))
@@ -138,7 +142,7 @@ def copy(
     found = app.fresh(handle)
     if not isinstance(found, KeyObject):
         raise CryptokiError(CKR.ACTION_PROHIBITED, "keys are copied, other objects stored again")
-    return U64.pack(key_calls.copy(app, session, found, Template(attributes)))
+    return U64.pack(key_changes.copy(app, session, found, Template(attributes)))
 
 
 def set_attributes(
@@ -153,7 +157,7 @@ def set_attributes(
         stored = found.stored
         edit = stored_objects.edit_of(template, stored.object_class)
         app.backend.change(lambda c, request: c.change_object(stored.ref, edit, request=request))
-        found.heard_at_s = 0.0  # who reads next asks an HSM
+        found.heard = Heard()  # who reads next asks an HSM
     else:
-        key_calls.change(app, found, template)
+        key_changes.change(app, found, template)
     return b""

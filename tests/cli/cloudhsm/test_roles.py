@@ -18,8 +18,8 @@ import pytest
 
 from orchestrator.cli.cloudhsm.main import main
 from orchestrator.cli.cloudhsm.tree import TREE
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import KeyClass, KeySpec, KeyType
-from orchestrator.model.keys import KeyFilter
 from orchestrator.model.roles import Role
 from orchestrator.wire.messages import KeyDraft
 from tests.cli import scenarios

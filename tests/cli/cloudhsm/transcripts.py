@@ -392,6 +392,9 @@ STEPS: Final = [
         "user create --cluster-id {source} --username zoe --role crypto-user "
         "--password password-of-zoe --approval {tmp}/user",
         f"user replicate --username zoe --role crypto-user {_CLONES}",
+        "quorum token-sign generate --cluster-id {destination} --service user --token {tmp}/there",
+        "!approve there admin carol",
+        f"user replicate --username zoe --role crypto-user {_CLONES} --approval {{tmp}}/there",
         f"user replicate --username nobody --role crypto-user {_CLONES}",
         f"user replicate --username bob --role crypto-user {_CLONES}",
         "user list --cluster-id {destination}",
