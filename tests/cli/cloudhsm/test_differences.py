@@ -19,11 +19,12 @@ PROOFS: Final = {  # the beginning of a row's first cell, and the test
         "unit/test_attribute_rules.py::a_wrapping_key_stays_unless_asked_otherwise",
     "`trusted` goes on any": "unit/test_attribute_rules.py::no_secret_key_is_both",
     "whom a wrapping key is shared": "agent/test_wrapping.py::the_owner_wraps_and_a_share_does_not",
-    "a key replicated to a clone": "cli/cloudhsm/test_transcripts.py::the_transcript_is_what_is_written_down",
+    "a key replicated to a clone":
+        "cli/cloudhsm/test_transcripts.py::the_transcript_is_what_is_written_down",
     "what an attribute changes to": "unit/test_attribute_rules.py::what_has_wrapped_never_decrypts",
     "a quorum token dies with":
         "e2e/test_quorum_flows.py::a_token_outlives_a_new_connection_and_a_lost_hsm",
-    "token life by": "unit/test_quorum.py::the_policy_is_guarded_as_values_are",
+    "`quorum token-sign set-timeout`": "unit/test_quorum.py::the_policy_is_guarded_as_values_are",
     "`quorum token-sign delete`": "cli/cloudhsm/test_roles.py::where_an_argument_decides",
     "an approved use of a key":
         "e2e/test_quorum_flows.py::a_guarded_key_signs_what_was_approved_and_nothing_else",

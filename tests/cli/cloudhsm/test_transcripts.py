@@ -36,6 +36,7 @@ PUBLISHED = [  # CloudHSM's user guide, as far as a command of this tree says it
     "Key selection criteria matched 2 keys. Refine selection criteria to select a single key.",
     "Specified user is inconsistent across the cluster",
     "Set quorum value successful",
+    "Set token timeout successful",
     "Deletion of quorum token(s) successful",
     {"message": "Key deleted successfully"},
     {"message": "Successfully generated key file"},
@@ -58,7 +59,6 @@ NEVER_SAID = {  # published, and why no command here comes to say it
     "Received error response code from Server. Response Code: 187": "no HSM throttles",
     "CA certificate key too weak": "there is no TLS to the HSMs",
     "Config key hostname has invalid value": "there is no configuration file",
-    "Set token timeout successful": "that command is of 2023; `cloister quorum set-policy` sets it",
 }  # fmt: skip
 
 

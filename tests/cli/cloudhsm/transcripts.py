@@ -273,6 +273,11 @@ STEPS: Final = [
     *_registration("carol"),
     *_as(
         "admin",
+        "quorum token-sign set-timeout --generated 900",
+        "quorum token-sign set-timeout --approved 5",
+        "quorum token-sign set-timeout",
+        "quorum token-sign list-timeouts",
+        "quorum token-sign set-timeout --generated 600",
         "quorum token-sign set-quorum-value --service user --value 2",
         "quorum token-sign set-quorum-value --service quorum --value 2",
         "quorum token-sign set-quorum-value --service user --value 9",
