@@ -58,5 +58,15 @@ def test_bash_completes_cloudhsm_cli(line: str, wanted: list[str], tmp_path: Pat
     assert SECRET not in (tmp_path / "seen").read_bytes().decode()
 
 
+@pytest.mark.parametrize("end", ["", "\n"])  # fish ends what it hands over
+def test_the_end_of_the_line_is_no_word(end: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MAIN], input=f"cloudhsm-cli quor{end}", capture_output=True,
+        text=True, timeout=60, check=True,
+        env={"PYTHONPATH": str(DIRECTORY.parent), "_CLOUDHSM_CLI_COMPLETE": "1"},
+    )  # fmt: skip
+    assert done.stdout == "quorum\n"
+
+
 def test_version(run: Run) -> None:
     assert run("--version").out == f"cloister {__version__}\n"

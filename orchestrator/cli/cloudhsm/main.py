@@ -58,7 +58,7 @@ def _complete(line: str) -> int:
     from orchestrator.cli.cloudhsm.completion import Lookup, complete
 
     lookup = Lookup(completion.clusters, lambda: (), lambda: ())
-    found, _ = complete(SINGLE, line.lstrip().partition(" ")[2], lookup)
+    found, _ = complete(SINGLE, line.lstrip().rstrip("\n").partition(" ")[2], lookup)
     sys.stdout.write("".join(f"{word}\n" for word in found))
     return 0
 
