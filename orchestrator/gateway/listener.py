@@ -22,6 +22,7 @@ from typing import Final
 
 import msgspec
 
+from orchestrator.client.trust import rehearse
 from orchestrator.gateway.peers import Peer, PeerRules, peer_of
 from orchestrator.gateway.report import ClientReport, GatewayReport, WorkerReport
 from orchestrator.gateway.token import Token
@@ -88,6 +89,8 @@ class Listener:
             (self._reports, self._take_reports),
         ):
             self._selector.register(sock, selectors.EVENT_READ, action)
+        rehearse(self._token.anchor)
+        gc.collect()
         gc.freeze()  # what stands now is shared with every worker, and never looked through again
         while not self._stopping:
             for key, _ in self._selector.select(self._timeout_s()):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from importlib import import_module
 
 import pytest
@@ -145,6 +147,16 @@ def test_a_password_in_argv_is_refused_before_anything_happens(
     said = capsys.readouterr()
     assert "CLOUDHSM_PIN" in said.err
     assert "geheim" not in said.out + said.err
+
+
+def test_help_loads_nothing_heavy() -> None:
+    heavy = ("cryptography", "sqlalchemy", "typer", "rich", "prompt_toolkit", "asyncio", "pkcs11")
+    code = (
+        "import sys; from orchestrator.cli.legacy.main import kmu; kmu(['-h']);"
+        f"print('loaded:', *(n for n in {heavy} if n in sys.modules), file=sys.stderr)"
+    )
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert made.stderr.strip() == "loaded:"
 
 
 def test_singlecmd_alone_is_no_command(capsys: pytest.CaptureFixture[str]) -> None:
