@@ -36,6 +36,7 @@ PUBLISHED = [  # CloudHSM's user guide, as far as a command of this tree says it
     "Key selection criteria matched 2 keys. Refine selection criteria to select a single key.",
     "Specified user is inconsistent across the cluster",
     "Set quorum value successful",
+    "Set token timeout successful",
     "Deletion of quorum token(s) successful",
     {"message": "Key deleted successfully"},
     {"message": "Successfully generated key file"},
@@ -56,11 +57,8 @@ NEVER_SAID = {  # published, and why no command here comes to say it
         "session keys are found by reference, too",
     "does not meet the availability requirements": "a change is made on enough HSMs or refused",
     "Received error response code from Server. Response Code: 187": "no HSM throttles",
-    "Digest security strength (80) is weaker than the key security strength (128)":
-        "what FIPS mode bars is a mechanism-unavailable that names it",
     "CA certificate key too weak": "there is no TLS to the HSMs",
     "Config key hostname has invalid value": "there is no configuration file",
-    "Set token timeout successful": "that command is of 2023; `cloister quorum set-policy` sets it",
 }  # fmt: skip
 
 
@@ -85,6 +83,14 @@ def test_what_cannot_happen_is_never_said(message: str) -> None:
         assert message not in path.read_text(), path
 
 
+def test_a_weak_digest_is_refused_as_published() -> None:
+    published = "Digest security strength (80) is weaker than the key security strength (128)"
+    for name in transcripts.MODES:
+        text = (transcripts.FOLDER / f"{name}.txt").read_text()
+        said = [str(answer["data"]) for answer in transcripts.answers(text)]
+        assert [text for text in said if text.startswith(f"{published}: in FIPS mode")]
+
+
 def test_a_refusal_for_want_of_approvals_begins_as_published() -> None:
     """What is missing may follow; scripts that look for the published words still find them."""
     for name in transcripts.MODES:
@@ -94,6 +100,15 @@ def test_a_refusal_for_want_of_approvals_begins_as_published() -> None:
             "Quorum approval is required for this operation: 1 of 2 approvals",
             "Quorum Failed: 1 of 2 approvals",
         }
+
+
+def test_a_password_on_the_command_line_is_warned_of() -> None:
+    """In single commands, where others can read the command line; the shell's lines are private."""
+    warning = "warning: every user of this machine can read a password on the command line"
+    single, interactive = ((transcripts.FOLDER / f"{n}.txt").read_text() for n in transcripts.MODES)
+    lines = [line for line in single.splitlines() if " --password p" in line]
+    assert single.count(warning) >= len([line for line in lines if "login" not in line]) > 10
+    assert warning not in interactive
 
 
 def test_every_answer_is_an_envelope() -> None:

@@ -184,6 +184,10 @@ STEPS: Final = [
         "--data SGVsbG8h --signature {signature}",
         f"crypto sign ecdsa --key-filter attr.class=private-key {_SIGN}",
         f"crypto sign ecdsa --key-filter attr.label=web {_SIGN}",
+        "crypto sign ecdsa --key-filter attr.label=ca --hash-function sha1 --data SGVsbG8=",
+        "key list --filter attr.curve=prime256v1 attr.class=private-key",
+        "key list --filter attr.modulus-size-bits=2048 attr.public-exponent=65537",
+        "key list --filter attr.modulus-size=2048",
         "crypto sign ecdsa --key-filter attr.label=ca --hash-function sha256 --data-type digest "
         "--data SGVsbG8=",
         "crypto sign ed25519 --key-filter attr.label=ca --data SGVsbG8=",
@@ -269,6 +273,11 @@ STEPS: Final = [
     *_registration("carol"),
     *_as(
         "admin",
+        "quorum token-sign set-timeout --generated 900",
+        "quorum token-sign set-timeout --approved 5",
+        "quorum token-sign set-timeout",
+        "quorum token-sign list-timeouts",
+        "quorum token-sign set-timeout --generated 600",
         "quorum token-sign set-quorum-value --service user --value 2",
         "quorum token-sign set-quorum-value --service quorum --value 2",
         "quorum token-sign set-quorum-value --service user --value 9",
