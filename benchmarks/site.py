@@ -15,11 +15,12 @@ from types import TracebackType
 from typing import Final, Self
 
 from benchmarks.timing import WARM_S, Figures
+from orchestrator.control.membership import Membership
 from orchestrator.control.plane import ControlPlane
 from orchestrator.lab import lab
 from orchestrator.lab.hosts import LabHosts
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import Curve, KeyClass, KeySpec, KeyType
-from orchestrator.model.keys import KeyFilter
 from orchestrator.model.roles import Role
 from orchestrator.wire.messages import KeyDraft
 
@@ -48,7 +49,7 @@ class Site:
     def _begin(self, hsms: int) -> None:
         plane, home = self.plane, self.home
         self.cluster = plane.create_cluster("hsm2m.medium", (), None, None).cluster_id
-        self.hsms = [plane.create_hsm(self.cluster, "lab-1a").hsm_id]
+        self.hsms = [Membership(plane).create(self.cluster, "lab-1a").hsm_id]
         signed, anchor = lab.sign_csr(home, plane.csr(self.cluster))
         plane.initialize(self.cluster, signed.read_bytes(), anchor.read_bytes())
         plane.activate(self.cluster, self.password)
@@ -66,11 +67,11 @@ class Site:
 
     def add_hsm(self, zone: str) -> None:
         """Have another HSM join."""
-        self.hsms.append(self.plane.create_hsm(self.cluster, f"lab-1{zone}").hsm_id)
+        self.hsms.append(Membership(self.plane).create(self.cluster, f"lab-1{zone}").hsm_id)
 
     def remove_hsm(self) -> None:
         """Have the HSM that came last leave."""
-        self.plane.delete_hsm(self.cluster, self.hsms.pop(), force=False)
+        Membership(self.plane).delete(self.cluster, self.hsms.pop(), force=False)
 
     def make_key(self, label: str) -> int:
         """Create an AES key; return its reference."""

@@ -10,16 +10,13 @@ import os
 from collections.abc import Callable
 from typing import Any, Final
 
-from msgspec import structs
-
 from orchestrator.agent.core import Caller, Core, Peer
 from orchestrator.agent.joining import Joining
 from orchestrator.agent.listing import Listing
-from orchestrator.agent.mfa import Factors
+from orchestrator.agent.logins import Logins
 from orchestrator.agent.objects import list_objects
 from orchestrator.agent.passwords import PasswordCheck
 from orchestrator.agent.preparing import Preparing, operation_of
-from orchestrator.agent.tickets import LIFE_MS, TicketBody, Tickets
 from orchestrator.agent.using import Using, without_blob
 from orchestrator.model import entries as e
 from orchestrator.model.errors import (
@@ -34,16 +31,9 @@ from orchestrator.model.errors import (
 )
 from orchestrator.model.key_decisions import KEYS_PER_ENTRY
 from orchestrator.model.keys import Key
-from orchestrator.model.roles import (
-    APPLIANCE_NAME,
-    NOT_WHEN_LENT,
-    Operation,
-    Role,
-    parse_user_name,
-    require,
-)
+from orchestrator.model.roles import APPLIANCE_NAME, NOT_WHEN_LENT, Operation, Role, require
 from orchestrator.model.signatures import digest_of
-from orchestrator.model.state import LoginTicket, MemberRow, State, Table, key_row
+from orchestrator.model.state import MemberRow, State, Table, key_row
 from orchestrator.wire import messages as m
 
 _FRAME_ROOM: Final = 900 * 1024
@@ -58,13 +48,13 @@ class Hsm:
         self.core = core
         self.passwords = PasswordCheck(core.config.hsm, core.store, core.vault, core.clock)
         self.preparing = Preparing(core, self.passwords)
-        self.joining = Joining(core, self.preparing)
+        self.joining = Joining(core, self.preparing.cluster_changes)
         self.using = Using(core, self.preparing.making, self.preparing.wrapping)
-        self.tickets = Tickets(core.store)
         self.session_keys = self.preparing.session_keys
-        self.factors = Factors(core)
+        self.logins = Logins(core, self.passwords)
         self.listing = Listing(core, self.passwords)
         core.on_applied.append(self._end_sessions)
+        core.on_applied.append(self.passwords.proofs.follow)
 
     def connect(self, uid: int) -> Peer:
         """Return a new connection's peer. The owner of this process is the enrolled channel."""
@@ -145,7 +135,7 @@ class Hsm:
         state = self.core.state
         if self.core.is_removed:
             raise UnavailableError(f"{self.core.config.hsm} has left the cluster")
-        body = self.tickets.check(ticket, state, self.core.clock.now_ms(), peer.uid)
+        body = self.logins.check(ticket, peer)
         if (seen := getattr(request, "seen", 0)) > state.seq:
             raise BehindError(state.seq, seen)
         return Caller(body.role, body.name, body.login, peer, body.has_factor, body.ends_at > 0)
@@ -179,76 +169,6 @@ class Hsm:
             at=core.clock.now_ms(),
             erased=core.vault.erased,
         )
-
-    # --- logins ---
-
-    def login(self, asked: m.Login, caller: Caller) -> m.Ticket:
-        """Check a password and give out a ticket; right or wrong, it is audited first."""
-        core, state = self.core, self.core.state
-        name = parse_user_name(asked.name)
-        who = f"{asked.role}/{name}"
-        if core.is_removed:
-            raise RefusedError("removed", f"{core.config.hsm} has left the cluster")
-        try:
-            has_factor = self.factors.check(asked.role, name, asked.factor)
-            password = self.preparing.open_password(
-                "login", asked.password, caller, asked.role, name
-            )
-            user = self.passwords.check(state, asked.role, name, password)
-        except OrchestratorError as exc:
-            core.vault.audit(core.line("login", who, "", exc.code))
-            raise
-        now = core.clock.now_ms()
-        login = core.store.random(12).hex()
-        body = TicketBody(
-            user.name,
-            user.role,
-            user.version,
-            login,
-            state.seq,
-            now,
-            now + LIFE_MS,
-            caller.peer.uid,
-            has_factor,
-        )
-        core.vault.audit(core.line("login", who, login, "done"))
-        return self._ticket(body)
-
-    def renew(self, asked: m.Renew, caller: Caller) -> m.Ticket:
-        """Give out a fresh ticket of the same login."""
-        core = self.core
-        now = core.clock.now_ms()
-        old = self.tickets.check_login(asked.ticket, core.state, now, caller.peer.uid)
-        end = min(now + LIFE_MS, old.last_renewal_at)
-        return self._ticket(structs.replace(old, seq=core.state.seq, expires_at=end))
-
-    def take_login_ticket(self, asked: m.TakeLoginTicket, caller: Caller) -> m.Ticket:
-        """Give out the ticket of a login that the caller has lent: good only to be renewed."""
-        state = self.core.state
-        row = state.tables[Table.LOGIN_TICKETS].get(asked.login)
-        user = state.user(caller.role, caller.name)
-        if not isinstance(row, LoginTicket) or (row.role, row.name, row.version) != (
-            user.role, user.name, user.version
-        ):  # fmt: skip
-            raise NotFoundError("login ticket", asked.login)
-        return self._ticket(
-            TicketBody(
-                name=user.name,
-                role=user.role,
-                version=user.version,
-                login=asked.login,
-                seq=state.seq,
-                started_at=self.core.clock.now_ms(),
-                expires_at=0,
-                uid=row.uid,
-                ends_at=row.until,
-            )
-        )
-
-    def _ticket(self, body: TicketBody) -> m.Ticket:
-        state = self.core.state
-        sealed = self.tickets.seal(body, state.secrets, state.meta.cluster)
-        return m.Ticket(sealed, body.login, body.expires_at, state.seq)
 
     # --- the ledger ---
 
@@ -387,10 +307,10 @@ _HANDLERS: Final[dict[type, tuple[Operation, Handler]]] = {
         Operation.LIST_LOGIN_TICKETS,
         lambda h, _, c: h.listing.login_tickets(c),
     ),
-    m.TakeLoginTicket: (Operation.ISSUE_LOGIN_TICKET, Hsm.take_login_ticket),
-    m.MfaChallenge: (Operation.LOGIN, lambda h, r, _: h.factors.challenge(r)),
-    m.Login: (Operation.LOGIN, Hsm.login),
-    m.Renew: (Operation.LOGIN, Hsm.renew),
+    m.TakeLoginTicket: (Operation.ISSUE_LOGIN_TICKET, lambda h, r, c: h.logins.take_ticket(r, c)),
+    m.MfaChallenge: (Operation.LOGIN, lambda h, r, _: h.logins.factors.challenge(r)),
+    m.Login: (Operation.LOGIN, lambda h, r, c: h.logins.login(r, c)),
+    m.Renew: (Operation.LOGIN, lambda h, r, c: h.logins.renew(r, c)),
     m.Prepare: (Operation.SYNC, Hsm.prepare),  # see operation_of
     m.Outcome: (Operation.SYNC, Hsm.outcome),
     m.Apply: (Operation.SYNC, Hsm.apply),

@@ -15,10 +15,10 @@ from typing import Final
 
 import msgspec
 
+from orchestrator.agent.cluster_changes import BACKUP_KEY, ClusterChanges
 from orchestrator.agent.core import Core
-from orchestrator.agent.preparing import BACKUP_KEY, Preparing
 from orchestrator.model import entries as e
-from orchestrator.model.decisions import check_join, receipt_digest
+from orchestrator.model.cluster_decisions import check_join, receipt_digest
 from orchestrator.model.errors import (
     NotFoundError,
     OrchestratorError,
@@ -59,8 +59,8 @@ _REASON_CHARACTERS: Final = 64
 class Joining:
     """The HSM's part in moving masking keys and states."""
 
-    def __init__(self, core: Core, preparing: Preparing) -> None:
-        self._core, self._preparing = core, preparing
+    def __init__(self, core: Core, cluster_changes: ClusterChanges) -> None:
+        self._core, self._cluster_changes = core, cluster_changes
         self._challenges: OrderedDict[bytes, float] = OrderedDict()
         self._blobs: OrderedDict[str, bytearray | bytes] = OrderedDict()
         self._asked: bytes = b""
@@ -319,7 +319,7 @@ class Joining:
         snapshot, state = self._open(blob)
         with core.lock:
             core.restore_base = state
-            self._preparing.restoring = snapshot
+            self._cluster_changes.restoring = snapshot
 
     def check_snapshot(self, asked: m.CheckSnapshot) -> m.SnapshotChecked:
         """Open an uploaded backup, restoring nothing."""

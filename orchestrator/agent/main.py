@@ -27,6 +27,7 @@ from orchestrator.wire.process import (
     die_with_parent,
     fault_from_environment,
     given_parent,
+    leave_no_core,
     return_freed_memory,
 )
 from orchestrator.wire.streams import listen
@@ -44,6 +45,7 @@ def run(directory: Path) -> int:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
     os.umask(0o077)
+    leave_no_core()
     die_with_parent(given_parent())
     return_freed_memory()
     with (directory / "agent.lock").open("w") as lock:

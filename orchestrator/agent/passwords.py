@@ -2,7 +2,8 @@
 
 Invariants: a wrong password is counted durably before it is answered; one user's log-ins are
 checked one after the other, so that no crowd of guesses passes the count; an unknown user costs
-a guesser the same time as a known one.
+a guesser the same time as a known one; a proof of an earlier log-in (`proofs`) spares Argon2
+alone, and only where the password is right.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Final
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
+from orchestrator.agent.core import Caller, Core
+from orchestrator.agent.proofs import Proofs
 from orchestrator.agent.vault import Vault
 from orchestrator.model.clock import Clock
 from orchestrator.model.entries import Record, decode, encode
@@ -24,10 +27,11 @@ from orchestrator.model.errors import (
     UserDisabledError,
     UserLockedError,
 )
-from orchestrator.model.roles import LOGIN_ROLES, Role
+from orchestrator.model.roles import LOGIN_ROLES, Role, check_password
 from orchestrator.model.signatures import check_ecdsa, digest_of
 from orchestrator.model.state import State, Table, User, user_row
 from orchestrator.model.user_decisions import has_other_able_admin
+from orchestrator.sealed.box import open_box
 from orchestrator.tokens.store import TokenStore
 from orchestrator.wire import messages as m
 
@@ -69,6 +73,7 @@ class PasswordCheck:
 
     def __init__(self, hsm: str, store: TokenStore, vault: Vault, clock: Clock) -> None:
         self._hsm, self._store, self._vault, self._clock = hsm, store, vault, clock
+        self.proofs = Proofs(store.random(32), clock)
         self._turns = tuple(threading.Lock() for _ in range(_TURNS))
         self._writing = threading.Lock()
         self._untold: dict[str, m.SignedTries] = {}
@@ -77,8 +82,8 @@ class PasswordCheck:
         # Each check takes 19 MiB: bound what a crowd of log-ins can claim.
         self._room = threading.BoundedSemaphore(4)
 
-    def check(self, state: State, role: Role, name: str, password: bytes) -> User:
-        """Return the user whose password this is.
+    def check(self, state: State, role: Role, name: str, password: bytes, uid: int) -> User:
+        """Return the user whose password this is, as the Unix user `uid` shows it.
 
         A wrong one is answered once the other HSMs have heard of it, or after TELL_S: so that
         a guesser's tries at all HSMs in reach are counted as one row.
@@ -96,14 +101,18 @@ class PasswordCheck:
             if user is None:
                 self._matches(_NOBODY_HASH, password)
                 raise LoginFailedError("user, role or password is wrong")
-            self._check_lock(state, user)
+            count = self._check_lock(state, user)
+            if count == 0 and self.proofs.holds(user, uid, password):
+                return user
             if not self._matches(user.password_hash, password):
+                self.proofs.drop(name)
                 self._count(user)
                 if len(state.members()) > 1:
                     self._wait_until_told(row)
                 raise LoginFailedError("user, role or password is wrong")
             if self._known(user).count:
                 self._reset(user)
+            self.proofs.keep(user, uid, password)
             return user
 
     # --- counting ---
@@ -212,7 +221,8 @@ class PasswordCheck:
             not user.locked and self._known(user).count > TRIES and not _is_last_admin(state, user)
         )
 
-    def _check_lock(self, state: State, user: User) -> None:
+    def _check_lock(self, state: State, user: User) -> int:
+        """Return how many wrong passwords count; raise where the user may not try another."""
         known = self._known(user)
         if user.disabled:
             raise UserDisabledError(user.role, user.name)
@@ -230,6 +240,7 @@ class PasswordCheck:
                 raise UserLockedError(
                     f"too many wrong passwords for the last admin; try again in {left_s:.0f} s"
                 )
+        return known.count
 
     def _matches(self, phc: str, password: bytes) -> bool:
         with self._room:
@@ -241,3 +252,18 @@ class PasswordCheck:
 
 def _is_last_admin(state: State, user: User) -> bool:
     return user.role is Role.ADMIN and not has_other_able_admin(state, user)
+
+
+def open_password(
+    core: Core, purpose: str, sealed: bytes, caller: Caller, role: Role, name: str
+) -> bytes:
+    """Open a password that was sealed to this HSM, on this connection, for this user."""
+    store = core.store
+    info = m.password_info(purpose, core.config.hsm, caller.peer.nonce, role, name)
+    return open_box(store.box_public(), store.box_agree, sealed, info)
+
+
+def new_password(core: Core, sealed: bytes, caller: Caller, role: Role, name: str) -> str:
+    """Open a new password, check it by the rule and return its hash."""
+    plain = open_password(core, "new-password", sealed, caller, role, name)
+    return hash_password(check_password(plain))

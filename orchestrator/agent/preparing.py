@@ -12,38 +12,26 @@ from typing import Final, assert_never
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from orchestrator.agent.certificate_request import signing_request
+from orchestrator.agent.cluster_changes import ClusterChanges
 from orchestrator.agent.core import Caller, Core
 from orchestrator.agent.key_changes import KeyChanges
 from orchestrator.agent.making import Making
-from orchestrator.agent.passwords import PasswordCheck, hash_password
+from orchestrator.agent.passwords import PasswordCheck, new_password
 from orchestrator.agent.replicating import Replicating
 from orchestrator.agent.session_keys import SessionKeys
 from orchestrator.agent.wrapping import Wrapping
 from orchestrator.model import entries as e
 from orchestrator.model.attribute_rules import operation_to_change
 from orchestrator.model.errors import RefusedError, UsageError
-from orchestrator.model.key_spec import (
-    Curve,
-    HashFunction,
-    KeySpec,
-    KeyType,
-    SignMechanism,
-    SignScheme,
-    Usage,
-)
 from orchestrator.model.quorum import ApprovalData, check_words
-from orchestrator.model.roles import Operation, Role, check_password, parse_user_name
-from orchestrator.model.signatures import digest_of, load_certificate
-from orchestrator.model.state import Phase, Secrets
+from orchestrator.model.roles import Operation, parse_user_name
+from orchestrator.model.signatures import load_certificate
+from orchestrator.model.state import Secrets
 from orchestrator.model.steps import Step
-from orchestrator.sealed.box import POINT_BYTES, open_box
-from orchestrator.sealed.snapshot import Snapshot
 from orchestrator.wire import messages as m
 
-CERTIFICATE_KEY: Final = KeySpec(KeyType.RSA, 2048, None, 65537)
-BACKUP_KEY: Final = KeySpec(KeyType.EC, 256, Curve.P256)
 _WORKS_KEPT: Final = 256
+WORKS_BYTES_MAX: Final = 8 * 1024 * 1024
 _REQUEST_CHARACTERS: Final = 64
 
 OPERATIONS: Final[dict[type, Operation]] = {
@@ -143,8 +131,8 @@ class Preparing:
         self.key_changes = KeyChanges(
             core, self.making, self.session_keys, self.wrapping, self.replicating
         )
+        self.cluster_changes = ClusterChanges(core)
         self._works: OrderedDict[str, _Work] = OrderedDict()
-        self.restoring: Snapshot | None = None
 
     def prepare(self, asked: m.Prepare, caller: Caller) -> m.Prepared:
         """Return an entry for the next place. Asked again with the same id, only sign again.
@@ -164,20 +152,26 @@ class Preparing:
         work = self._works.get(asked.request)
         if work is not None and work.by != by:
             raise RefusedError("request-reused", f"request id {asked.request} is taken")
-        of_login = caller.login if isinstance(asked.change, m.EndLogin) else ""
+        is_of_login = isinstance(asked.change, m.EndLogin | m.IssueToken)
+        of_login = caller.login if is_of_login else ""
         if work is None or (work.asked, work.of_login) != (encoded, of_login):
             change, secrets, cluster = self._work(asked.change, caller)
             kept = asked.change.ref if isinstance(asked.change, m.KeepSessionKey) else 0
             work = _Work(encoded, by, of_login, change, secrets, cluster, kept)
-            self._works[asked.request] = work
-            while len(self._works) > _WORKS_KEPT:
-                self._works.popitem(last=False)
+            self._keep(asked.request, work)
             core.on_step(Step.PREPARE_TOKEN_WORK)
         change, secrets = work.change, work.secrets
         if isinstance(change, e.HsmRemoved):  # whom the new secrets go to depends on the place
-            change, secrets = self._removal(asked.change, change.compromised)
+            change, secrets = self.cluster_changes.removal(asked.change, change.compromised)
         entry = core.sign_entry(change, asked.request, secrets, work.cluster, asked.approval)
         return m.Prepared(entry)
+
+    def _keep(self, request: str, work: _Work) -> None:
+        """Remember work; what goes for it, the oldest, is done again if it is asked for again."""
+        self._works[request] = work
+        size = sum(len(each.asked) for each in self._works.values())
+        while len(self._works) > _WORKS_KEPT or size > WORKS_BYTES_MAX:
+            size -= len(self._works.popitem(last=False)[1].asked)
 
     def forget(self, request: str) -> None:
         """Drop the work of a request that has been committed."""
@@ -190,9 +184,9 @@ class Preparing:
     ) -> tuple[e.Change, Secrets | None, str]:
         core, actor = self._core, caller.actor
         if isinstance(asked, m.CreateCluster):
-            return *self._create(asked), asked.cluster
+            return *self.cluster_changes.create(asked), asked.cluster
         if isinstance(asked, m.RestoreCluster):
-            return *self._restore(asked), asked.cluster
+            return *self.cluster_changes.restore(asked), asked.cluster
         cluster = core.state.meta.cluster
         if isinstance(asked, m.KeyRequest):
             return self.key_changes.change(asked, caller), None, cluster
@@ -207,20 +201,20 @@ class Preparing:
                     cluster,
                 )
             case m.ActivateCluster():
-                return self._activate(asked, caller), None, cluster
+                return self.cluster_changes.activate(asked, caller), None, cluster
             case m.AdmitHost():
                 return e.HostAdmitted(actor, asked.host, asked.key), None, cluster
             case m.ExpelHost():
                 return e.HostExpelled(actor, asked.host), None, cluster
             case m.JoinHsm():
                 request = e.decode(e.JoinRequest, asked.join.request, "join request")
-                credential = self._certify(request, core.state.meta.certificate_key)
+                credential = self.cluster_changes.certify(request, core.state.meta.certificate_key)
                 return e.HsmJoined(asked.join, credential, asked.receipt), None, cluster
             case m.RemoveHsm():
-                return *self._removal(asked, asked.compromised), cluster
+                return *self.cluster_changes.removal(asked, asked.compromised), cluster
             case m.CreateUser():
                 name = parse_user_name(asked.name)
-                hashed = self._new_password(asked.password, caller, asked.role, name)
+                hashed = new_password(self._core, asked.password, caller, asked.role, name)
                 return e.UserCreated(actor, name, asked.role, hashed), None, cluster
             case m.DeleteUser():
                 name = parse_user_name(asked.name)
@@ -228,7 +222,7 @@ class Preparing:
                 return e.UserDeleted(actor, name, asked.role, heir), None, cluster
             case m.ChangePassword():
                 name = parse_user_name(asked.name)
-                hashed = self._new_password(asked.password, caller, asked.role, name)
+                hashed = new_password(self._core, asked.password, caller, asked.role, name)
                 flags = (asked.deregister_mfa, asked.deregister_quorum)
                 return e.PasswordChanged(actor, name, asked.role, hashed, *flags), None, cluster
             case m.EndLogin():
@@ -299,7 +293,7 @@ class Preparing:
     def _change_mfa(self, asked: m.ChangeMfa, caller: Caller) -> e.MfaChanged:
         name, hashed = parse_user_name(asked.name), ""
         if asked.password:
-            hashed = self._new_password(asked.password, caller, asked.role, name)
+            hashed = new_password(self._core, asked.password, caller, asked.role, name)
         return e.MfaChanged(
             caller.actor, name, asked.role, hashed, asked.public, asked.approval_data,
             asked.signature, asked.change_quorum,
@@ -317,148 +311,3 @@ class Preparing:
             number=core.state.seq,
         )
         return e.QuorumTokenIssued(caller.actor, caller.login, data.pack())
-
-    # --- life of the cluster ---
-
-    def _create(self, asked: m.CreateCluster) -> tuple[e.ClusterCreated, Secrets]:
-        core, profile = self._core, self._core.profile
-        if core.state.seq:
-            raise RefusedError("exists", f"{core.config.hsm} belongs to a cluster already")
-        if asked.mode not in profile.modes:
-            raise RefusedError(
-                "mode", f"{profile.name} offers mode {' or '.join(profile.modes)}, not {asked.mode}"
-            )
-        if core.store.has_masking_key():
-            # A family's key, say, that came by cloning: a stranger's new cluster must not have it,
-            # because its admin could have it handed to any host that he admits.
-            raise RefusedError(
-                "not-empty", f"{core.config.hsm} holds a masking key already; make the HSM anew"
-            )
-        core.store.create_masking_key()
-        core.on_step(Step.CREATE_MASKING_KEY)
-        pair = core.store.generate(CERTIFICATE_KEY)
-        cluster = asked.cluster
-        csr = signing_request(
-            f"Cloister cluster {cluster}",
-            core.config.hsm,
-            pair.public,
-            lambda digest: self._cluster_sign(pair.blob, digest),
-        )
-        member = self._own_member(cluster)
-        secrets = core.new_secrets(1)
-        change = e.ClusterCreated(
-            hsm_type=profile.name,
-            mode=asked.mode,
-            limits=self._limits(),
-            csr=csr,
-            cluster_public=pair.public,
-            certificate_key=pair.blob,
-            credential=self._credential(member, pair.blob),
-            rekey=core.rekey(secrets, cluster, [member]),
-        )
-        return change, secrets
-
-    def _activate(self, asked: m.ActivateCluster, caller: Caller) -> e.ClusterActivated:
-        core = self._core
-        if core.state.meta.phase is not Phase.INITIALIZED:
-            raise RefusedError(
-                "not-initialized",
-                f"cluster {core.state.meta.cluster} is {core.state.meta.phase}, not INITIALIZED",
-            )
-        hashed = self._new_password(asked.password, caller, Role.ADMIN, "admin")
-        pair = core.store.generate(BACKUP_KEY)
-        point = pair.public[-POINT_BYTES:]  # a P-256 SubjectPublicKeyInfo ends with its point
-        return e.ClusterActivated(hashed, core.config.host, core.host_public, point, pair.blob)
-
-    def _restore(self, asked: m.RestoreCluster) -> tuple[e.ClusterRestored, Secrets]:
-        core, snapshot = self._core, self.restoring
-        if snapshot is None or core.restore_base is None:
-            raise RefusedError("no-backup", "upload a backup first")
-        base = core.restore_base
-        member = self._own_member(asked.cluster)
-        secrets = core.new_secrets(base.secrets.epoch + 1)
-        change = e.ClusterRestored(
-            source_cluster=base.meta.cluster,
-            source_backup=snapshot.manifest.id,
-            source_digest=base.digest(),
-            credential=self._credential(member, base.meta.certificate_key),
-            host_key=core.host_public,
-            rekey=core.rekey(secrets, asked.cluster, [member]),
-            hsm_type=core.profile.name,
-            limits=self._limits(),
-        )
-        return change, secrets
-
-    def _limits(self) -> e.Limits:
-        profile = self._core.profile
-        return e.Limits(
-            profile.max_users,
-            profile.max_keys,
-            profile.max_asymmetric_keys,
-            profile.max_objects,
-        )
-
-    def _removal(
-        self,
-        asked: m.ChangeRequest,
-        compromised: bool,  # a field of the entry
-    ) -> tuple[e.HsmRemoved, Secrets]:
-        core = self._core
-        if not isinstance(asked, m.RemoveHsm):
-            raise UsageError("not a removal")
-        state = core.state
-        state.member(asked.hsm)
-        staying = [member for member in state.members() if member.hsm != asked.hsm]
-        secrets = core.new_secrets(state.secrets.epoch + 1)
-        rekey = core.rekey(secrets, state.meta.cluster, staying)
-        return e.HsmRemoved(asked.hsm, rekey, compromised), secrets
-
-    def _own_member(self, cluster: str) -> e.Member:
-        core, config = self._core, self._core.config
-        return e.Member(
-            cluster,
-            config.hsm,
-            config.host,
-            config.zone,
-            core.store.identity_public(),
-            core.store.box_public(),
-        )
-
-    def _certify(self, request: e.JoinRequest, certificate_key: bytes) -> e.Credential:
-        member = e.Member(
-            request.cluster,
-            request.hsm,
-            request.host,
-            request.zone,
-            request.identity,
-            request.box,
-        )
-        return self._credential(member, certificate_key)
-
-    def _credential(self, member: e.Member, certificate_key: bytes) -> e.Credential:
-        signed = e.encode(member)
-        digest = digest_of("credential", signed)
-        return e.Credential(signed, self._cluster_sign(certificate_key, digest))
-
-    def _cluster_sign(self, certificate_key: bytes, digest: bytes) -> bytes:
-        store = self._core.store
-        handle = store.load(certificate_key, CERTIFICATE_KEY, frozenset({Usage.SIGN}))
-        try:
-            mechanism = SignMechanism(SignScheme.RSA_PKCS, HashFunction.SHA256)
-            return store.sign(handle, mechanism, digest)
-        finally:
-            store.unload(handle)
-
-    # --- passwords ---
-
-    def _new_password(self, sealed: bytes, caller: Caller, role: Role, name: str) -> str:
-        plain = self.open_password("new-password", sealed, caller, role, name)
-        return hash_password(check_password(plain))
-
-    def open_password(
-        self, purpose: str, sealed: bytes, caller: Caller, role: Role, name: str
-    ) -> bytes:
-        """Open a password that was sealed to this HSM, on this connection, for this user."""
-        store, hsm = self._core.store, self._core.config.hsm
-        info = m.password_info(purpose, hsm, caller.peer.nonce, role, name)
-        return open_box(store.box_public(), store.box_agree, sealed, info)

@@ -7,6 +7,7 @@ the rows inside are those of the ledger, blob and password hash included, and ar
 from __future__ import annotations
 
 from orchestrator.agent.core import Caller, Core
+from orchestrator.agent.making import check_approved
 from orchestrator.model import entries as e
 from orchestrator.model.errors import NotFoundError, RefusedError, TamperedError
 from orchestrator.model.key_decisions import check_owner
@@ -25,10 +26,16 @@ class Replicating:
         self._core = core
 
     def seal_key(self, asked: m.SealKey, caller: Caller) -> m.Data:
-        """Seal a key to an HSM of a clone: any key for an admin, one's own for its owner."""
+        """Seal a key to an HSM of a clone: one's own, or for an admin any that no quorum guards."""
         key = self._core.state.key(asked.ref)
         if caller.role is Role.CRYPTO_USER:
             check_owner(key, caller.name, "replicate")
+        elif key.quorum_of("replicate"):
+            raise RefusedError(
+                "quorum-key",
+                f"key 0x{key.ref:016x} has quorum values: its owner replicates it, with approvals",
+            )
+        check_approved(self._core, "replicate", key, caller, None, asked.cluster.encode())
         subject = f"0x{key.ref:016x}"
         return self._seal(asked, caller, subject, key=e.encode(key))
 

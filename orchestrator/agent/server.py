@@ -1,8 +1,8 @@
 """The HSM's RPC server: blocking sockets, leader and followers.
 
 On each connection one thread reads; when a request arrives it lets another one read on and
-answers itself, so that overlapping requests are served side by side and a single one without a
-hand-over between threads.
+answers itself, so that overlapping requests are served side by side. What will be done sooner
+than another thread could be woken it answers in between, and reads on itself.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from orchestrator.agent.core import Peer
 from orchestrator.agent.hsm import Hsm
 from orchestrator.model.entries import encode
 from orchestrator.model.errors import MalformedError, RefusedError
+from orchestrator.wire import messages as m
 from orchestrator.wire.frames import FRAME_BYTES_MAX, FrameReader, FrameWriter, pack_frame
 from orchestrator.wire.messages import Reply, decode_request, refusal_of
 from orchestrator.wire.streams import limit_waits, peer_uid
@@ -29,6 +30,11 @@ THREADS_PER_CONNECTION: Final = 32
 SEND_TIMEOUT_S: Final = 30
 ACCEPT_PAUSE_S: Final = 0.2
 LINGER_S: Final = 1.0
+SHORT_S: Final = 250e-6
+"""A use of a key that takes less is not worth a hand-over to another thread."""
+_SHORT_KEYS_MAX: Final = 512
+_Use = m.Sign | m.Mac | m.VerifyMac | m.Encrypt | m.Decrypt
+_USES: Final = (m.Sign, m.Mac, m.VerifyMac, m.Encrypt, m.Decrypt)
 _log = logging.getLogger("cloister.agent")
 
 
@@ -76,6 +82,7 @@ class Connection:
         self._threads = 0
         self._reader_thread = 0  # whose turn to read it is, until it passes on
         self._waiting: list[tuple[threading.Lock, int]] = []  # for the turn; the last is next
+        self._short: set[int] = set()  # keys whose latest use was short
         self._open = True
 
     def start(self) -> None:
@@ -126,7 +133,10 @@ class Connection:
 
         Threads wait on a stack: the one that worked last is warm, and those below it can go.
         """
-        turn, own = threading.Lock(), threading.get_ident()
+        own = threading.get_ident()
+        if self._reader_thread == own:  # it answered without passing the turn on
+            return True
+        turn = threading.Lock()
         with self._count:
             if not self._reader_thread:
                 self._reader_thread = own
@@ -157,17 +167,37 @@ class Connection:
             self._hire()
 
     def _answer(self, number: int, body: bytes) -> None:
+        reads_on = False
         try:
-            # Passed on just before the work: up to there the interpreter serves one thread anyway,
-            # and a thread woken earlier would only contend for it.
-            reply = self._hsm.answer(decode_request(body), self._peer, self._pass_on)
+            request = decode_request(body)
+            if isinstance(request, _USES):
+                reads_on = request.ref in self._short
+                reply = self._use(request, self._keep_turn if reads_on else self._pass_on)
+            else:
+                # Passed on just before the work: up to there the interpreter serves one thread
+                # anyway, and a thread woken earlier would only contend for it.
+                reply = self._hsm.answer(request, self._peer, self._pass_on)
         except MalformedError as exc:
             reply = refusal_of(exc)
         except OverflowError:  # numbers of msgpack reach 2^64, those of SQLite 2^63
             reply = refusal_of(MalformedError("a number in the request is out of range"))
         finally:
-            self._pass_on()
+            if not reads_on:
+                self._pass_on()
         self._reply(number, reply)
+
+    def _use(self, request: _Use, on_judged: Callable[[], None]) -> Reply:
+        """Use a key, and note whether that was short: then the next time nobody is woken."""
+        begun = time.perf_counter()
+        reply = self._hsm.answer(request, self._peer, on_judged)
+        if time.perf_counter() - begun >= SHORT_S:
+            self._short.discard(request.ref)
+        elif len(self._short) < _SHORT_KEYS_MAX:
+            self._short.add(request.ref)
+        return reply
+
+    def _keep_turn(self) -> None:
+        pass
 
     def _reply(self, number: int, reply: Reply) -> None:
         body = encode(reply)

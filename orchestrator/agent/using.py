@@ -45,6 +45,7 @@ class Using:
         key = self._key(asked.ref, caller)
         _need(key.spec.type is KeyType.AES and key.attributes.encrypt, key, "encrypt")
         _check_length(asked.plaintext)
+        check_approved(self._core, "encrypt", key, caller, asked.mechanism, asked.plaintext)
         with self._use(key) as handle:
             return m.Data(self._core.store.encrypt(handle, asked.mechanism, asked.plaintext))
 

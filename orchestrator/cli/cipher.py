@@ -20,6 +20,7 @@ from orchestrator.cli.invocation import Invocation
 from orchestrator.cli.key import AttributesOption, LabelOption, LengthOption
 from orchestrator.cli.options import KeyFilterOption
 from orchestrator.model.errors import UsageError
+from orchestrator.model.key_filter import KeyFilter, parse_pairs
 from orchestrator.model.key_spec import (
     Agreement,
     CipherMechanism,
@@ -31,12 +32,13 @@ from orchestrator.model.key_spec import (
     KeyType,
     MacMechanism,
 )
-from orchestrator.model.keys import KeyFilter, check_label, parse_bytes, parse_pairs
+from orchestrator.model.keys import check_label, parse_bytes
 from orchestrator.model.roles import Role
 
 if TYPE_CHECKING:
     from orchestrator.client.session import Session
     from orchestrator.model.keys import Key
+    from orchestrator.sealed.token_files import TokenFile
 
 
 class Cipher(StrEnum):
@@ -83,12 +85,14 @@ def encrypt(
     path: OutputPathOption = None,
     aad: AadOption = "",
     hash_function: OaepHashOption = None,
+    approval: ApprovalOption = None,
 ) -> None:
     r"""Encrypt: in an HSM with AES, on this machine with an RSA public key.
 
     aes-cbc-pad and aes-ctr take files of any size, a request at a time; nothing
     authenticates them. aes-gcm takes one request (512 KiB), rsa-oaep at most
-    modulus - 2 * hash - 2 bytes. Nonce or IV come first in the result.
+    modulus - 2 * hash - 2 bytes. Nonce or IV come first in the result. With --approval
+    the whole plaintext is one request: a token covers one use.
 
     Example:
       cloister crypto encrypt --key-filter attr.label=data --mechanism aes-cbc-pad \
@@ -97,13 +101,17 @@ def encrypt(
     from orchestrator.client.streaming import encrypt_stream
 
     chosen = _mechanism(mechanism, aad, hash_function)
+    approved = approvals.read(approval)
     session, key = _key(call, key_filter)
 
     def run(source: BinaryIO, write: Callable[[bytes], object]) -> None:
-        if mechanism in {Cipher.AES_CBC_PAD, Cipher.AES_CTR}:
+        if approved is None and mechanism in {Cipher.AES_CBC_PAD, Cipher.AES_CTR}:
             encrypt_stream(session, key.ref, chosen.scheme, source, write)
-        else:
-            write(session.encrypt(key.ref, _whole(source, mechanism), mechanism=chosen))
+            return
+        plaintext = _whole(source, mechanism)
+        if approved is not None:
+            _approve(call, session, "encrypt", key, chosen, plaintext, approved)
+        write(session.encrypt(key.ref, plaintext, mechanism=chosen))
 
     _through(call, key, data, data_path, path, run)
 
@@ -141,8 +149,7 @@ def decrypt(
             return
         ciphertext = _whole(source, mechanism)
         if approved is not None:
-            quorum = call.plane.changes(call.cluster_id, session).quorum
-            quorum.approve_use("decrypt", key.ref, chosen, ciphertext, approved)
+            _approve(call, session, "decrypt", key, chosen, ciphertext, approved)
         write(session.decrypt(key.ref, ciphertext, mechanism=chosen))
 
     _through(call, key, data, data_path, path, run)
@@ -228,6 +235,19 @@ def _key(call: Invocation, key_filter: list[str]) -> tuple[Session, Key]:
     wanted = KeyFilter.parse(key_filter)
     session = call.session(Role.CRYPTO_USER)
     return session, session.find_key(wanted)
+
+
+def _approve(  # the parts of one use
+    call: Invocation,
+    session: Session,
+    operation: str,
+    key: Key,
+    mechanism: CipherMechanism,
+    data: bytes,
+    approved: TokenFile,
+) -> None:
+    quorum = call.plane.changes(call.cluster_id, session).quorum
+    quorum.approve_use(operation, key.ref, mechanism, data, approved)
 
 
 def _whole(source: BinaryIO, mechanism: Cipher) -> bytes:

@@ -24,8 +24,8 @@ from orchestrator.cli.options import (
     SignaturePathOption,
 )
 from orchestrator.model.errors import UsageError
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import SignScheme, coordinate_bytes
-from orchestrator.model.keys import KeyFilter
 from orchestrator.model.roles import Role
 
 app = group("crypto", "Use keys: sign and verify.")

@@ -17,11 +17,13 @@ _READ_BYTES_MAX: Final = 64 * 1024 * 1024
 def read(path: Path) -> bytes:
     """Read a file that the caller named."""
     try:
-        if path.stat().st_size > _READ_BYTES_MAX:
-            raise UsageError(f"{path} exceeds {_READ_BYTES_MAX} bytes")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(_READ_BYTES_MAX + 1)  # a pipe or a device does not tell its size
     except OSError as exc:
         raise UsageError(f"cannot read {path}: {exc.strerror}") from exc
+    if len(content) > _READ_BYTES_MAX:
+        raise UsageError(f"{path} exceeds {_READ_BYTES_MAX} bytes")
+    return content
 
 
 def create(path: Path, *, mode: int) -> int:
@@ -74,3 +76,22 @@ def replace(path: Path, content: bytes) -> None:
         publish(path.absolute(), content)
     except OSError as exc:
         raise UsageError(f"cannot write {path}: {exc.strerror}") from exc
+
+
+def renew(path: Path, content: bytes) -> None:
+    """Write a token file, perhaps over an earlier one, but over no key that was named by mistake.
+
+    Raises:
+        RefusedError: `file-exists`, what is there is no JSON.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            is_ours = file.read(1) in {b"{", b""}
+    except FileNotFoundError:
+        is_ours = True
+    except OSError:
+        is_ours = False
+    if not is_ours:
+        raise RefusedError("file-exists", f"{path} is no token file; it is left as it is")
+    replace(path, content)

@@ -39,7 +39,7 @@ def create(
       cloister hsm create --az lab-1b
     """
     with call.progress(f"Creating an HSM in {az}"):
-        view = call.plane.create_hsm(
+        view = call.membership.create(
             call.cluster_id, az, host=host, approval=approvals.read(approval)
         )
     cluster, hosts = call.plane.cluster(call.cluster_id), call.plane.host_views(call.cluster_id)
@@ -69,5 +69,5 @@ def delete(
     cluster, hsm_id = call.hsm(hsm)
     call.confirm(f"Remove {hsm_id} from {cluster} and destroy its token?")
     with call.progress(f"Removing {hsm_id}"):
-        call.plane.delete_hsm(cluster, hsm_id, force=force, approval=approvals.read(approval))
+        call.membership.delete(cluster, hsm_id, force=force, approval=approvals.read(approval))
     call.show({"cluster_id": cluster, "hsm_id": hsm_id, "state": "DELETED"})

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.control.backups import Backups
     from orchestrator.control.changes import Changes
     from orchestrator.control.inspection import Inspection
+    from orchestrator.control.membership import Membership
     from orchestrator.control.plane import ControlPlane
     from orchestrator.control.recovery import Recovery
     from orchestrator.model.profile import FirmwareProfile
@@ -65,6 +66,12 @@ class Services:
         from orchestrator.control.inspection import Inspection
 
         return Inspection(plane)
+
+    def membership(self, plane: ControlPlane) -> Membership:
+        """Return what makes and ends HSMs."""
+        from orchestrator.control.membership import Membership
+
+        return Membership(plane)
 
     def recovery(self, plane: ControlPlane) -> Recovery:
         """Return what restores clusters."""
@@ -159,6 +166,11 @@ class Invocation:
     def inspection(self) -> Inspection:
         """What verifies clusters."""
         return self.services.inspection(self.plane)
+
+    @cached_property
+    def membership(self) -> Membership:
+        """What makes and ends HSMs."""
+        return self.services.membership(self.plane)
 
     def go_on_with(self, cluster: str) -> None:
         """Let the next step name a new cluster, if it is not the only one."""

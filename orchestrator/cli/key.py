@@ -17,8 +17,9 @@ from orchestrator.cli.invocation import Invocation
 from orchestrator.cli.offered import offer
 from orchestrator.cli.options import FilterOption, SessionOption
 from orchestrator.model.errors import UsageError
+from orchestrator.model.key_filter import KeyFilter, parse_pairs
 from orchestrator.model.key_spec import CURVE_BITS, Curve, KeyClass, KeySpec, KeyType
-from orchestrator.model.keys import KeyFilter, check_label, parse_pairs
+from orchestrator.model.keys import check_label
 from orchestrator.model.roles import Role, parse_user_name
 
 if TYPE_CHECKING:
@@ -315,7 +316,7 @@ def _generate(
     login = call.session(Role.CRYPTO_USER)
     change = None
     if session:
-        keys = login.make_session_keys(spec, tuple(drafts))
+        keys = login.session_keys.make(spec, tuple(drafts))
         call.warn(_ENDED)
     else:
         changes = call.plane.changes(call.cluster_id, login)

@@ -7,7 +7,8 @@ import textwrap
 from typing import Final
 
 from orchestrator.model.errors import RefusedError
-from orchestrator.model.key_spec import KeyClass, KeyType, coordinate_bytes
+from orchestrator.model.key_details import public_details
+from orchestrator.model.key_spec import KeyClass, KeyType
 from orchestrator.model.keys import Attributes, Key
 
 _ASCII_END: Final = 128
@@ -45,7 +46,8 @@ def full(key: Key) -> dict[str, object]:
     attributes |= {name: getattr(key.attributes, name) for name in Attributes.__struct_fields__}
     if key.spec.type in {KeyType.AES, KeyType.GENERIC_SECRET}:
         attributes["key_length_bytes"] = key.spec.bits // 8
-    attributes |= public_details(key)
+    details = public_details(key.spec, key.public)
+    attributes |= {name.replace("-", "_"): value for name, value in details.items()}
     return {
         "key_reference": reference(key),
         "key_info": {
@@ -54,17 +56,6 @@ def full(key: Key) -> dict[str, object]:
         },
         "attributes": attributes,
     }
-
-
-def public_details(key: Key) -> dict[str, object]:
-    """Return what only one type of key pair has: modulus and exponent, or curve and point."""
-    match key.spec.type:
-        case KeyType.RSA:
-            return _rsa(key)
-        case KeyType.EC:
-            return {"curve": key.spec.curve, "ec_point": "0x" + _ec_point(key).hex()}
-        case _:
-            return {}
 
 
 def public_pem(key: Key) -> bytes:
@@ -87,28 +78,6 @@ def reference_pem(key: Key, cluster: str) -> bytes:
     uri = f"pkcs11:token={cluster};{found}type=private"
     content = _der(0x1A, b"PKCS#11 Provider URI v1.0") + _der(0x0C, uri.encode())
     return _pem("PKCS#11 PROVIDER URI", _der(0x30, content))
-
-
-def _rsa(key: Key) -> dict[str, object]:
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-    from cryptography.hazmat.primitives.serialization import load_der_public_key
-
-    public = load_der_public_key(key.public)
-    assert isinstance(public, RSAPublicKey)  # noqa: S101  # the key's type says so
-    numbers = public.public_numbers()
-    exponent = numbers.e.to_bytes((numbers.e.bit_length() + 7) // 8, "big")
-    return {
-        "public_exponent": "0x" + exponent.hex(),
-        "modulus": f"0x{numbers.n:x}",
-        "modulus_size_bits": key.spec.bits,
-    }
-
-
-def _ec_point(key: Key) -> bytes:
-    """Return the point as CKA_EC_POINT has it: uncompressed, in a DER OCTET STRING."""
-    assert key.spec.curve is not None  # noqa: S101  # the key's type says so
-    point_bytes = 1 + 2 * coordinate_bytes(key.spec.curve)
-    return _der(0x04, key.public[-point_bytes:])  # which ends a SubjectPublicKeyInfo
 
 
 def _escape(value: bytes) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from orchestrator.cli import credentials, errors
 from orchestrator.cli.invocation import Services, Starting
+from orchestrator.wire.process import leave_no_core
 
 
 def main(arguments: Sequence[str] | None = None, services: Services | None = None) -> int:
@@ -20,6 +21,7 @@ def main(arguments: Sequence[str] | None = None, services: Services | None = Non
     # First of all: nothing that starts from here on may inherit the credentials.
     login = credentials.take_from_environment(os.environ)
     destination = credentials.take_from_environment(os.environ, "DESTINATION_")
+    leave_no_core()
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = errors.wants_json(given)
 

@@ -19,7 +19,7 @@ from orchestrator.cli.approvals import (
 from orchestrator.cli.command import CHANGE, CLUSTER, LOGIN, NOTHING, command, group
 from orchestrator.cli.invocation import Invocation
 from orchestrator.cli.options import LoginRole, UserOption
-from orchestrator.model.keys import parse_reference
+from orchestrator.model.key_filter import parse_reference
 from orchestrator.model.roles import Role, parse_user_name
 from orchestrator.model.services import ADMIN_SERVICES, KEY_SERVICES, VALUED_SERVICES, Service
 

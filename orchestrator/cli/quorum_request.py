@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 from orchestrator.model import entries as e
 from orchestrator.model.errors import UsageError
-from orchestrator.model.keys import parse_reference
+from orchestrator.model.key_filter import parse_reference
 from orchestrator.model.roles import Role, parse_user_name
 from orchestrator.model.services import Service
+from orchestrator.model.state import User
 
 if TYPE_CHECKING:
     from orchestrator.control.changes import Changes
@@ -85,6 +86,13 @@ def _admission(changes: Changes, given: _Given) -> e.Change:
     return e.HostAdmitted(changes.quorum.actor, host, changes.host_key(host))
 
 
+def _replica(changes: Changes, given: _Given) -> e.Change:
+    user = e.encode(User(given.user(), given.role(), "", 0))
+    replica = e.Replica(given.text("source-cluster-id"), "", "", "", 0, user=user)
+    signed = e.SignedReplica(e.encode(replica), b"", e.Credential(b"", b""))
+    return e.Replicated(changes.quorum.actor, signed)
+
+
 def _deletion(changes: Changes, given: _Given) -> e.Change:
     heir = given.user("transfer-to") if given.flag("transfer-to") else ""
     return e.UserDeleted(changes.quorum.actor, given.user(), given.role(), heir)
@@ -99,6 +107,7 @@ OPERATIONS: Final[Mapping[str, Build]] = {
     "user disable": lambda c, g: e.UserDisabled(c.quorum.actor, g.user(), g.role()),
     "user enable": lambda c, g: e.UserEnabled(c.quorum.actor, g.user(), g.role()),
     "user transfer-keys": lambda c, g: e.KeysTransferred(c.quorum.actor, g.user(), g.user("to")),
+    "user replicate": _replica,
     "quorum set-value": _value,
     "host admit": _admission,
     "host expel": lambda c, g: e.HostExpelled(c.quorum.actor, g.what("HOST")),

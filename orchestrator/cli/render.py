@@ -48,12 +48,19 @@ def printable(text: str) -> str:
 
 def write_json(data: object, out: TextIO) -> None:
     """Write one object and a newline."""
-    out.write(json.dumps(plain(data), indent=2, ensure_ascii=False) + "\n")
+    out.write(_escaped(json.dumps(plain(data), indent=2, ensure_ascii=False)) + "\n")
 
 
 def write_json_line(data: object, out: TextIO) -> None:
     """Write one object on one line."""
-    out.write(json.dumps(plain(data), ensure_ascii=False) + "\n")
+    out.write(_escaped(json.dumps(plain(data), ensure_ascii=False)) + "\n")
+
+
+def _escaped(text: str) -> str:
+    """Return JSON with what steers a terminal as JSON's own escapes; it says the same."""
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def write_tables(data: object, columns: Sequence[str], out: TextIO) -> None:

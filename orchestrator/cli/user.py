@@ -189,7 +189,7 @@ def mfa_token(
 
     With an SSH key: ssh-keygen -Y sign -n cloister-mfa.
     """
-    enrolment = call.changes(Role(role)).mfa_enrolment(username, Role(role))
+    enrolment = call.changes(Role(role)).factors.enrolment(username, Role(role))
     files.write_new(token, enrolment.pack())
     call.show({"path": str(token), "parts": len(enrolment.parts)})
 
@@ -209,7 +209,7 @@ def set_mfa(
 ) -> None:
     """Set or replace a second factor; the user's log-ins end."""
     name = parse_user_name(username)
-    change = call.changes(Role(role)).set_mfa(
+    change = call.changes(Role(role)).factors.set(
         name,
         Role(role),
         None,
@@ -235,7 +235,7 @@ def remove_mfa(
 ) -> None:
     """Remove a second factor; the user's log-ins end."""
     name = parse_user_name(username)
-    change = call.changes(Role(role)).remove_mfa(
+    change = call.changes(Role(role)).factors.remove(
         name,
         Role(role),
         change_quorum=change_quorum,
@@ -261,7 +261,7 @@ def issue_ticket(
     changes = call.changes(Role.CRYPTO_USER)
     descriptor = files.create(path, mode=0o600)
     try:
-        ticket = changes.issue_login_ticket(uid, hours)
+        ticket = changes.factors.issue_ticket(uid, hours)
         files.write_and_close(descriptor, ticket.pack())
     except BaseException:
         path.unlink(missing_ok=True)
@@ -272,7 +272,7 @@ def issue_ticket(
 @command(login_tickets, "list", LOGIN)
 def list_tickets(call: Invocation) -> None:
     """List log-ins that you have lent; as admin, everybody's."""
-    call.show({"login_tickets": call.changes(Role.CRYPTO_USER).login_tickets()})
+    call.show({"login_tickets": call.changes(Role.CRYPTO_USER).factors.tickets()})
 
 
 @command(login_tickets, "revoke", CHANGE)
@@ -280,7 +280,7 @@ def revoke_ticket(
     call: Invocation, login: Annotated[str, typer.Argument(metavar="LOGIN", help="Its id.")]
 ) -> None:
     """End a log-in that was lent, on every HSM."""
-    change = call.changes(Role.CRYPTO_USER).revoke_login_ticket(login, request=call.request)
+    change = call.changes(Role.CRYPTO_USER).factors.revoke_ticket(login, request=call.request)
     call.show({"login": login, "change": change})
 
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from orchestrator.model.errors import UsageError
 from orchestrator.model.key_spec import CURVE_BITS, Curve, KeySpec, KeyType
@@ -74,6 +79,33 @@ def ec_private_key(ec_params: bytes, value: bytes) -> tuple[KeySpec, bytes]:
     except ValueError as exc:
         raise UsageError(f"this number is no private key on {curve}") from exc
     return KeySpec(KeyType.EC, CURVE_BITS[curve], curve), _pkcs8(private)
+
+
+def private_key(pem: bytes) -> tuple[KeySpec, bytes]:
+    """Return spec and PKCS#8 of a private key in PEM, which no passphrase protects.
+
+    Raises:
+        UsageError: it is none, or none that HSMs here have. The file's bytes are not quoted.
+    """
+    try:
+        private = load_pem_private_key(pem, password=None)
+    except TypeError:
+        raise UsageError(
+            "the private key is protected by a passphrase; decrypt it first, into memory: "
+            "`openssl pkey -in FILE -out /dev/shm/FILE`"
+        ) from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise UsageError("this is no private key in PEM") from None
+    if isinstance(private, rsa.RSAPrivateKey):
+        exponent = private.public_key().public_numbers().e
+        spec = KeySpec(KeyType.RSA, private.key_size, None, exponent)
+        return spec.check(), _pkcs8(private)
+    if isinstance(private, ec.EllipticCurvePrivateKey):
+        for curve, group in _CURVES.values():
+            if group.name == private.curve.name:
+                return KeySpec(KeyType.EC, CURVE_BITS[curve], curve), _pkcs8(private)
+        raise UsageError(f"there is no such curve here; there are {', '.join(Curve)}")
+    raise UsageError("only RSA and EC private keys can be imported")
 
 
 def _pkcs8(private: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:

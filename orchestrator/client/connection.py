@@ -13,12 +13,15 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from orchestrator.model.entries import encode
-from orchestrator.model.errors import MalformedError, NoAnswerError, UnavailableError
+from orchestrator.model.errors import MalformedError, NoAnswerError, TamperedError, UnavailableError
 from orchestrator.wire.frames import FrameReader, FrameWriter, pack_frame
 from orchestrator.wire.messages import Refusal, Reply, Request, decode_reply, raise_refusal
 from orchestrator.wire.streams import dial, limit_waits
+
+T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 5.0
 SEND_TIMEOUT_S = 10.0
@@ -144,3 +147,10 @@ class RpcConnection:
     def close(self) -> None:
         """End the connection."""
         self._break("the connection is closed")
+
+
+def expect(reply: object, kind: type[T]) -> T:
+    """Return the reply, which must be of this kind."""
+    if not isinstance(reply, kind):
+        raise TamperedError(f"the HSM answered with {type(reply).__name__}")
+    return reply

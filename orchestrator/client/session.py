@@ -14,7 +14,9 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from orchestrator.client.balancer import Balancer, Link, Statistics
-from orchestrator.client.trust import seal_clear_key, seal_password
+from orchestrator.client.connection import expect
+from orchestrator.client.session_keys import SessionKeys
+from orchestrator.client.trust import seal_password
 from orchestrator.client.verify import encrypt_oaep, encrypt_pkcs1, verify_signature
 from orchestrator.model.clock import Clock
 from orchestrator.model.entries import Credential
@@ -28,18 +30,17 @@ from orchestrator.model.errors import (
     UsageError,
 )
 from orchestrator.model.factor_decisions import MFA_LOGIN
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import (
-    Agreement,
     CipherMechanism,
     CipherScheme,
     HashFunction,
-    KeySpec,
     KeyType,
     MacMechanism,
     SignMechanism,
     SignScheme,
 )
-from orchestrator.model.keys import Key, KeyFilter
+from orchestrator.model.keys import Key
 from orchestrator.model.objects import ObjectFilter
 from orchestrator.model.quorum import ApprovalData, possession_words
 from orchestrator.model.roles import Role
@@ -60,7 +61,7 @@ class Session:
         self._renewing = threading.Lock()
         self._ticket: m.Ticket | None = None
         self._seen = 0
-        self._homes: dict[int, str] = {}
+        self.session_keys = SessionKeys(balancer, name, self.ticket, self._call)
 
     def login(self, password: bytes) -> Self:
         """Log in at any HSM; the ticket is good at every one."""
@@ -212,10 +213,10 @@ class Session:
         def build(ticket: bytes, seen: int) -> m.ListKeys:
             return m.ListKeys(ticket, seen, key_filter, offset, limit)
 
-        chosen = self._homes.get(key_filter.ref, hsm)
-        if chosen is None and (homes := list(self._homes.values())):
+        chosen = self.session_keys.home(key_filter.ref) or hsm
+        if chosen is None and (latest := self.session_keys.latest_home):
             try:
-                return self._call(build, m.KeyPage, homes[-1])
+                return self._call(build, m.KeyPage, latest)
             except UnavailableError:
                 pass  # its session keys are gone; token keys are everywhere
             except RemoteError as exc:
@@ -253,7 +254,7 @@ class Session:
         return self._call(
             lambda ticket, seen: m.Sign(ticket, seen, ref, mechanism, digest),
             m.Data,
-            self._homes.get(ref, hsm),
+            self.session_keys.home(ref) or hsm,
         ).data
 
     def sign_request(self, ref: int, mechanism: SignMechanism, digest: bytes) -> m.Sign:
@@ -306,7 +307,7 @@ class Session:
         return self._call(
             lambda ticket, seen: m.Encrypt(ticket, seen, ref, chosen, plaintext),
             m.Data,
-            self._homes.get(ref),
+            self.session_keys.home(ref),
         ).data
 
     def decrypt(
@@ -322,7 +323,7 @@ class Session:
         return self._call(
             lambda ticket, seen: m.Decrypt(ticket, seen, ref, chosen, ciphertext),
             m.Data,
-            self._homes.get(ref),
+            self.session_keys.home(ref),
         ).data
 
     def mac(self, ref: int, mechanism: MacMechanism, data: bytes, length: int = 0) -> bytes:
@@ -331,7 +332,7 @@ class Session:
         whole = self._call(
             lambda ticket, seen: m.Mac(ticket, seen, ref, mechanism, data),
             m.Data,
-            self._homes.get(ref),
+            self.session_keys.home(ref),
         ).data
         return whole[:count]
 
@@ -345,111 +346,20 @@ class Session:
         self._call(
             lambda ticket, seen: m.VerifyMac(ticket, seen, ref, mechanism, data, mac, length),
             m.Done,
-            self._homes.get(ref),
+            self.session_keys.home(ref),
         )
 
     def random(self, count: int) -> bytes:
         """Return random bytes from an HSM."""
         return self._call(lambda ticket, _: m.Random(ticket, count), m.Data).data
 
-    def make_session_keys(
-        self, spec: KeySpec, drafts: tuple[m.KeyDraft, ...], hsm: str | None = None
-    ) -> tuple[Key, ...]:
-        """Make keys on one HSM that live until log-out, or until the connection ends."""
-        home = hsm or self.balancer.least_busy()
-        page = self._call(
-            lambda ticket, _: m.MakeSessionKeys(ticket, spec, drafts), m.KeyPage, home
-        )
-        self._homes.update({key.ref: home for key in page.keys})
-        return page.keys
-
-    def derive_session_key(
-        self,
-        base: int,
-        agreement: Agreement,
-        spec: KeySpec,
-        draft: m.KeyDraft,
-        hsm: str | None = None,
-    ) -> Key:
-        """Derive a key with ECDH on one HSM, where it lives as those of `make_session_keys` do."""
-        home = self._homes.get(base) or hsm or self.balancer.least_busy()
-        page = self._call(
-            lambda ticket, seen: m.DeriveSessionKey(ticket, seen, base, agreement, spec, draft),
-            m.KeyPage,
-            home,
-        )
-        return self._only(page, home)
-
-    def import_session_key(
-        self, spec: KeySpec, value: bytes, draft: m.KeyDraft, hsm: str | None = None
-    ) -> Key:
-        """Give one HSM a key in clear, which lives there as those of `make_session_keys` do.
-
-        Args:
-            spec: what it is.
-            value: a secret key's bytes or a private key's PKCS#8 (see `client.clear_keys`); it
-                goes sealed to an HSM whose chain to the anchor was checked.
-            draft: class, label and attributes.
-            hsm: where; None takes the least busy.
-        """
-        home, ticket = hsm or self.balancer.least_busy(), self.ticket()
-
-        def build(link: Link) -> m.Request:
-            sealed = seal_clear_key(link.welcome, link.member, self.name, spec, draft, value)
-            return m.ImportSessionKey(ticket, spec, draft, sealed)
-
-        return self._only(expect(self.balancer.call_one(home, build), m.KeyPage), home)
-
-    def copy_session_key(self, ref: int, copy: m.KeyCopy, hsm: str | None = None) -> Key:
-        """Copy a token key of one's own to one HSM, where it lives as a session key."""
-        home = hsm or self.balancer.least_busy()
-        page = self._call(
-            lambda ticket, seen: m.CopySessionKey(ticket, seen, ref, copy), m.KeyPage, home
-        )
-        return self._only(page, home)
-
-    def _only(self, page: m.KeyPage, home: str) -> Key:
-        """Return the one session key that an HSM has made."""
-        if len(page.keys) != 1:
-            raise TamperedError("the HSM answered with another number of keys than one")
-        self._homes[page.keys[0].ref] = home
-        return page.keys[0]
-
-    def drop_session_key(self, ref: int) -> None:
-        """Delete a session key."""
-        home = self.home_of(ref)
-        self.forget_session_key(ref)
-        self._call(lambda ticket, _: m.DropSessionKey(ticket, ref), m.Done, home)
-
     def wrap_key(self, payload: int, wrapper: int, mechanism: WrapMechanism) -> bytes:
         """Return key `payload` wrapped under key `wrapper`."""
         return self._call(
             lambda ticket, seen: m.WrapKey(ticket, seen, payload, wrapper, mechanism.check()),
             m.Data,
-            self._homes.get(payload) or self._homes.get(wrapper),
+            self.session_keys.home(payload) or self.session_keys.home(wrapper),
         ).data
-
-    def unwrap_session_key(
-        self,
-        unwrapper: int,
-        mechanism: WrapMechanism,
-        wrapped: bytes,
-        key_type: KeyType,
-        draft: m.KeyDraft,
-    ) -> Key:
-        """Unwrap a key on one HSM, where it lives as those of `make_session_keys` do."""
-        home = self._homes.get(unwrapper) or self.balancer.least_busy()
-        page = self._call(
-            lambda ticket, seen: m.UnwrapSessionKey(
-                ticket, seen, unwrapper, mechanism.check(), wrapped, key_type, draft
-            ),
-            m.KeyPage,
-            home,
-        )
-        if len(page.keys) != 1:
-            raise TamperedError("the HSM answered with another number of keys than one")
-        self._homes[page.keys[0].ref] = home
-        return page.keys[0]
 
     def seal_key(self, ref: int, cluster: str, credential: Credential) -> bytes:
         """Have a token key sealed to an HSM of a clone."""
@@ -462,26 +372,6 @@ class Session:
         return self._call(
             lambda ticket, seen: m.SealUser(ticket, seen, name, role, cluster, credential), m.Data
         ).data
-
-    def home(self, ref: int) -> str | None:
-        """Return the HSM where a session key lives, None for token keys."""
-        return self._homes.get(ref)
-
-    def change_session_key(self, ref: int, name: str, value: str) -> None:
-        """Change an attribute of a session key (CLI name and value)."""
-        home = self.home_of(ref)
-        self._call(lambda ticket, _: m.ChangeSessionKey(ticket, ref, name, value), m.Done, home)
-
-    def home_of(self, ref: int) -> str:
-        """Return the HSM where a session key of this session lives."""
-        try:
-            return self._homes[ref]
-        except KeyError:
-            raise NotFoundError("session key", f"0x{ref:016x}") from None
-
-    def forget_session_key(self, ref: int) -> None:
-        """Note that a session key has become a token key."""
-        self._homes.pop(ref, None)
 
     def close(self) -> None:
         """Forget the ticket and end the connections; session keys die with them."""
@@ -506,10 +396,3 @@ def _cipher(mechanism: CipherMechanism | None, aad: bytes) -> CipherMechanism:
     if aad:
         raise UsageError("additional data is part of the mechanism, where one is given")
     return mechanism.check()
-
-
-def expect(reply: object, kind: type[T]) -> T:
-    """Return the reply, which must be of this kind."""
-    if not isinstance(reply, kind):
-        raise TamperedError(f"the HSM answered with {type(reply).__name__}")
-    return reply

@@ -7,13 +7,23 @@ that very key.
 
 from __future__ import annotations
 
+import contextlib
+
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from orchestrator.model.entries import Member
 from orchestrator.model.errors import TamperedError
 from orchestrator.model.key_spec import KeySpec
 from orchestrator.model.roles import Role
-from orchestrator.model.signatures import check_credential, load_certificate, public_bytes
+from orchestrator.model.signatures import (
+    check_credential,
+    check_rsa,
+    load_certificate,
+    public_bytes,
+)
 from orchestrator.sealed.box import seal_box
 from orchestrator.wire.messages import KeyDraft, Welcome, clear_key_info, password_info
 
@@ -34,6 +44,22 @@ def check_hsm(welcome: Welcome, cluster: str, trust_anchor: bytes) -> Member:
     if (member.hsm, member.box) != (welcome.hsm, welcome.box):
         raise TamperedError(f"{welcome.hsm} shows the credential of another HSM")
     return member
+
+
+def rehearse(trust_anchor: bytes) -> None:
+    """Have OpenSSL load what checking and sealing take: processes forked later need not.
+
+    Nothing is kept, and nothing that this draws or verifies is used.
+    """
+    anchor = load_certificate(trust_anchor, "the trust anchor")
+    with contextlib.suppress(InvalidSignature, ValueError, TypeError):  # it may be another's
+        anchor.verify_directly_issued_by(anchor)
+    with contextlib.suppress(TamperedError):  # no signature at all, under no real key
+        nobody = RSAPublicNumbers(65537, (1 << 2047) + 1).public_key()
+        public = nobody.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        check_rsa(public, bytes(32), bytes(256), "a rehearsal")
+    point = ec.generate_private_key(ec.SECP256R1()).public_key()
+    seal_box(point.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint), b"", b"")
 
 
 def seal_password(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from orchestrator.client.session import expect
+from orchestrator.client.connection import expect
 from orchestrator.control.ledger import Ledger
 from orchestrator.control.roster import Roster
 from orchestrator.model.entries import Entry

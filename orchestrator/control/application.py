@@ -13,8 +13,9 @@ from typing import Self
 from sqlalchemy import Engine
 
 from orchestrator.client.balancer import Balancer
+from orchestrator.client.connection import expect
 from orchestrator.client.directory import endpoints_source, pick_cluster, read_anchor
-from orchestrator.client.session import Session, expect
+from orchestrator.client.session import Session
 from orchestrator.control.changes import Changes
 from orchestrator.control.controller import Controller
 from orchestrator.control.database import open_database

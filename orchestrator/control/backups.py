@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from orchestrator.client.session import expect
+from orchestrator.client.connection import expect
 from orchestrator.control.plane import ControlPlane
 from orchestrator.control.records import BackupRow
 from orchestrator.control.views import BackupState, BackupView

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from orchestrator.client.session import Session
 from orchestrator.client.trust import seal_clear_key, seal_password
 from orchestrator.control.controller import Ask, Controller, Outcome
+from orchestrator.control.factors import FactorChanges
 from orchestrator.control.hosts import HostInfo
-from orchestrator.control.quorum import QuorumChanges, possession
+from orchestrator.control.quorum import QuorumChanges
 from orchestrator.control.views import ChangeReport
 from orchestrator.model.clock import Clock
 from orchestrator.model.errors import NotFoundError, UnavailableError
@@ -17,11 +18,9 @@ from orchestrator.model.key_spec import Agreement, KeySpec, KeyType
 from orchestrator.model.keys import SESSION_KEY_BIT, Key, parse_bool
 from orchestrator.model.objects import ObjectDraft, ObjectEdit
 from orchestrator.model.roles import Role, check_password, parse_user_name
-from orchestrator.model.services import Service
-from orchestrator.model.ssh_signature import parse_public_key
 from orchestrator.model.wrap_mechanism import WrapMechanism
 from orchestrator.sealed.recovery import SEED_BYTES, point_of, recovery_key, split_seed
-from orchestrator.sealed.token_files import LoginTicketFile, PossessionFile, TokenFile
+from orchestrator.sealed.token_files import TokenFile
 from orchestrator.wire import messages as m
 
 
@@ -37,10 +36,11 @@ class Changes:
         clock: Clock,
     ) -> None:
         self._controller, self._session, self._anchor = controller, session, anchor
-        self._hosts, self._clock = hosts, clock
+        self._hosts = hosts
         self.quorum = QuorumChanges(
             controller, session, self._outcome, lambda: clock.now_ms() // 1000
         )
+        self.factors = FactorChanges(controller, session, clock, self._change, self._sealing)
 
     def create_user(
         self,
@@ -147,85 +147,6 @@ class Changes:
         """Give all keys of one crypto user to another."""
         change = m.TransferKeys(parse_user_name(name), parse_user_name(to))
         return self._outcome(change, request, approval).report
-
-    # --- second factors ---
-
-    def mfa_enrolment(self, name: str, role: Role) -> PossessionFile:
-        """Return what to sign with the key that shall be a second factor, one part an HSM."""
-        heard, name = self._controller.roster.hear(), parse_user_name(name)
-        cluster, now_s = self._controller.cluster, self._clock.now_ms() // 1000
-        hsms = sorted(heard.welcomes)
-        return PossessionFile(
-            tuple(possession(Service.MFA, cluster, role, name, now_s, hsm) for hsm in hsms)
-        )
-
-    def set_mfa(  # the parts of one change
-        self,
-        name: str,
-        role: Role,
-        password: bytes | None,
-        public_key: bytes,
-        signed: PossessionFile,
-        *,
-        change_quorum: bool = False,
-        approval: TokenFile | None = None,
-        request: str | None = None,
-    ) -> ChangeReport:
-        """Set or replace a second factor; `signed` is what `mfa_enrolment` gave, signed with it."""
-        public, part = parse_public_key(public_key), signed.complete().parts[0]
-        proof = (public, part.data.pack(), part.signed)
-        return self._change_mfa(name, role, password, proof, change_quorum, approval, request)
-
-    def remove_mfa(
-        self,
-        name: str,
-        role: Role,
-        password: bytes | None = None,
-        *,
-        change_quorum: bool = False,
-        approval: TokenFile | None = None,
-        request: str | None = None,
-    ) -> ChangeReport:
-        """Remove a second factor; `change_quorum` removes the quorum key too."""
-        proof = (b"", b"", b"")
-        return self._change_mfa(name, role, password, proof, change_quorum, approval, request)
-
-    def _change_mfa(
-        self,
-        name: str,
-        role: Role,
-        password: bytes | None,
-        proof: tuple[bytes, bytes, bytes],
-        change_quorum: bool,  # a field of the change
-        approval: TokenFile | None,
-        request: str | None,
-    ) -> ChangeReport:
-        name = parse_user_name(name)
-        if password is None:
-            change = m.ChangeMfa(name, role, b"", *proof, change_quorum)
-            return self._outcome(change, request, approval).report
-        check_password(password)
-        ask = self._sealing(
-            role, name, password, lambda p: m.ChangeMfa(name, role, p, *proof, change_quorum)
-        )
-        return self._change(ask, request, approval).report
-
-    def issue_login_ticket(self, uid: int, hours: float) -> LoginTicketFile:
-        """Let a Unix user log in as this user, without second factor, for some hours."""
-        until = self._clock.now_ms() + int(hours * 3_600_000)
-        login = self._outcome(m.IssueLoginTicket(uid, until)).data.decode()
-        session = self._session
-        ticket = session.take_login_ticket(login)
-        cluster = self._controller.cluster
-        return LoginTicketFile(cluster, session.name, session.role, uid, until, login, ticket)
-
-    def login_tickets(self) -> tuple[m.LoginTicketView, ...]:
-        """Return the user's login tickets; an admin sees everybody's."""
-        return self._session.login_tickets()
-
-    def revoke_login_ticket(self, login: str, *, request: str | None = None) -> ChangeReport:
-        """End a login ticket on every HSM."""
-        return self._outcome(m.RevokeLoginTicket(login), request).report
 
     # --- hosts, keys, recovery ---
 
@@ -338,11 +259,11 @@ class Changes:
         if not ref & SESSION_KEY_BIT:
             return self._outcome(m.ChangeKey(ref, name, value), request, approval).report, ref
         if name != "token" or not parse_bool(name, value):
-            self._session.change_session_key(ref, name, value)
+            self._session.session_keys.change(ref, name, value)
             return None, ref
-        home = self._session.home_of(ref)
+        home = self._session.session_keys.home_of(ref)
         report, key = self._one_key(lambda _: m.KeepSessionKey(ref), request, home)
-        self._session.forget_session_key(ref)
+        self._session.session_keys.forget(ref)
         return report, key.ref
 
     def share_key(
@@ -379,7 +300,7 @@ class Changes:
     ) -> tuple[ChangeReport, Key]:
         """Make a token key of one that was wrapped outside; `draft` says how it shall be."""
         change = m.UnwrapKey(unwrapper, mechanism.check(), wrapped, key_type, draft)
-        return self._one_key(lambda _: change, request, self._session.home(unwrapper))
+        return self._one_key(lambda _: change, request, self._session.session_keys.home(unwrapper))
 
     def import_public_key(
         self, public: bytes, draft: m.KeyDraft, *, request: str | None = None

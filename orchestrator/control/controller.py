@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import median_low
 from typing import Final, TypeVar
 
-from orchestrator.client.session import expect
+from orchestrator.client.connection import expect
 from orchestrator.control.adopting import Adopting
 from orchestrator.control.ledger import Head, Ledger
 from orchestrator.control.roster import Heard, Roster

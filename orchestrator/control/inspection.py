@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
+from orchestrator.client.connection import expect
 from orchestrator.client.directory import read_anchor
-from orchestrator.client.session import expect
 from orchestrator.client.trust import check_hsm
 from orchestrator.control.ledger import Head
 from orchestrator.control.plane import ControlPlane

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.client.session import expect
+from orchestrator.client.connection import expect
 from orchestrator.control.controller import Controller
 from orchestrator.control.records import ClusterRow, HsmRow
 from orchestrator.model.entries import SignedJoinRequest

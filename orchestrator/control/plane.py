@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import Engine
 
 from orchestrator.client.balancer import Balancer, Dial
-from orchestrator.client.connection import RpcConnection
+from orchestrator.client.connection import RpcConnection, expect
 from orchestrator.client.directory import (
     Endpoint,
     Endpoints,
@@ -28,13 +28,12 @@ from orchestrator.client.directory import (
     endpoints_source,
     read_anchor,
 )
-from orchestrator.client.session import Session, expect
+from orchestrator.client.session import Session
 from orchestrator.client.trust import check_hsm, seal_password
 from orchestrator.control.changes import Changes
 from orchestrator.control.controller import Controller
 from orchestrator.control.database import open_database
-from orchestrator.control.hosts import HostInfo, Hosts
-from orchestrator.control.joining import Joining
+from orchestrator.control.hosts import Hosts
 from orchestrator.control.ledger import Ledger
 from orchestrator.control.profiles import load_profiles, profile_path
 from orchestrator.control.records import ClusterRow, HsmRow, Records
@@ -48,35 +47,21 @@ from orchestrator.control.views import (
     HsmView,
 )
 from orchestrator.model.clock import Clock
-from orchestrator.model.decisions import check_restorable
-from orchestrator.model.errors import (
-    NotFoundError,
-    OrchestratorError,
-    RefusedError,
-    RemoteError,
-    UnavailableError,
-    UsageError,
-)
+from orchestrator.model.cluster_decisions import check_restorable
+from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
 from orchestrator.model.fips import restrictions
 from orchestrator.model.ids import new_id
 from orchestrator.model.roles import Role, check_password, parse_user_name
-from orchestrator.model.services import Service
 from orchestrator.model.signatures import check_cluster_certificate, load_certificate, public_bytes
 from orchestrator.model.state import Phase
 from orchestrator.model.steps import OnStep, Step, no_step
-from orchestrator.sealed.token_files import (
-    LoginTicketFile,
-    Possession,
-    PossessionFile,
-    TokenFile,
-)
+from orchestrator.sealed.token_files import LoginTicketFile, Possession, PossessionFile
 from orchestrator.wire import messages as m
 from orchestrator.wire.files import make_directory, publish
 from orchestrator.wire.process import fault_from_environment
 from orchestrator.wire.system_clock import SystemClock
 
 ZONES_MAX = 10
-HSMS_MAX = 28
 
 
 class ControlPlane:
@@ -152,11 +137,12 @@ class ControlPlane:
             source_backup_id=row.source_backup,
             hsms=tuple(views),
             seq=self.controller(cluster).ledger.head().seq,
-            warnings=self._warnings(cluster, state),
+            warnings=self.warnings(cluster, state),
             restrictions=restrictions(row.mode),
         )
 
-    def _warnings(self, cluster: str, state: ClusterState) -> tuple[str, ...]:
+    def warnings(self, cluster: str, state: ClusterState) -> tuple[str, ...]:
+        """Return what endangers the keys of an active cluster."""
         if state not in {ClusterState.ACTIVE, ClusterState.DEGRADED}:
             return ()
         controller = self.controller(cluster)
@@ -313,161 +299,6 @@ class ControlPlane:
             return note.read_text().strip()
         except OSError:
             return error
-
-    def create_hsm(
-        self,
-        cluster: str,
-        zone: str,
-        *,
-        host: str | None = None,
-        approval: TokenFile | None = None,
-    ) -> HsmView:
-        """Add an HSM; one whose making was cut off in this zone is made whole first.
-
-        Raises:
-            RefusedError: `not-activated` (only one HSM before activation), or the host is not
-                admitted; nothing is left behind.
-        """
-        row = self.records.cluster(cluster)
-        if zone not in row.zones.split(","):
-            raise NotFoundError(
-                "availability zone", zone, f"cluster {cluster} has {row.zones.replace(',', ', ')}"
-            )
-        chosen = self._host_in(zone, host)
-        unfinished = [
-            h
-            for h in self.records.hsms(cluster)
-            if h.state == HsmState.CREATE_IN_PROGRESS and h.host == chosen.name
-        ]
-        if unfinished:
-            hsm = unfinished[0]
-        else:
-            self._check_room(row)
-            hsm = HsmRow(
-                new_id("hsm", os.urandom),
-                cluster,
-                chosen.name,
-                zone,
-                HsmState.CREATE_IN_PROGRESS,
-                self.clock.now_ms(),
-            )
-            self.records.put_hsm(hsm)
-            self.on_step(Step.HSM_RECORDED)
-        joining = Joining(self)
-        try:
-            joining.make(row, hsm, approval)
-        except OrchestratorError as exc:
-            if not exc.retryable and not joining.is_member(cluster, hsm.hsm_id):
-                self.infrastructure.destroy_hsm(hsm.host, hsm.hsm_id)
-                self.records.set_hsm_state(hsm.hsm_id, HsmState.DELETED)
-            raise
-        self.records.set_hsm_state(hsm.hsm_id, HsmState.ACTIVE)
-        self.publish_endpoints(cluster)
-        return next(view for view in self.hsms(cluster) if view.hsm_id == hsm.hsm_id)
-
-    def _host_in(self, zone: str, host: str | None) -> HostInfo:
-        for info in self.infrastructure.hosts():
-            if info.zone == zone and host in {None, info.name}:
-                return info
-        raise NotFoundError("host", host or f"in {zone}", "see `cloister host list`")
-
-    def _check_room(self, row: ClusterRow) -> None:
-        cluster = row.cluster_id
-        present = self.records.hsms(cluster)
-        if len(present) >= HSMS_MAX:
-            raise RefusedError("limit", f"a cluster has at most {HSMS_MAX} HSMs")
-        if not present:
-            if self.controller(cluster).ledger.head().seq:
-                raise RefusedError(
-                    "no-living-hsm",
-                    f"cluster {cluster} has no HSM left to clone; `cloister recovery recover` "
-                    "makes a new cluster from a backup",
-                )
-            return
-        if self.cluster(cluster).state not in {ClusterState.ACTIVE, ClusterState.DEGRADED}:
-            raise RefusedError(
-                "not-activated",
-                f"Cluster '{cluster}' already contains an HSM but has not yet been fully activated",
-            )
-
-    def delete_hsm(
-        self,
-        cluster: str,
-        hsm_id: str,
-        *,
-        force: bool,
-        compromised: bool = False,
-        approval: TokenFile | None = None,
-    ) -> None:
-        """End an HSM's membership, zeroise it, and remove it from its host."""
-        row = self.records.hsm(hsm_id)
-        if row.cluster_id != cluster:
-            raise NotFoundError("HSM", f"{hsm_id} of {cluster}", "see `cloister hsm list`")
-        controller = self.controller(cluster)
-        heard = controller.roster.hear()
-        members = controller.members(heard)
-        others = [h for h in members if h != hsm_id]
-        was_allowed = row.state == HsmState.DELETE_IN_PROGRESS  # and cut off
-        if not force and not was_allowed:
-            phases = {w.phase for w in heard.welcomes.values()}
-            if hsm_id in members and not others and Phase.ACTIVE in phases:
-                self._check_last(cluster)
-            if not members and controller.ledger.head().seq:
-                raise UnavailableError(
-                    f"no HSM of {cluster} answers, so nobody can tell what would be lost with "
-                    f"{hsm_id}; start one, or --force"
-                )
-        self.records.set_hsm_state(hsm_id, HsmState.DELETE_IN_PROGRESS)
-        try:
-            if others and hsm_id in members:
-                change = m.RemoveHsm(hsm_id, compromised)
-                author = next((h for h in others if h in heard.welcomes), None)
-                controller.change(
-                    lambda _: change,
-                    request=f"remove-{hsm_id}",
-                    author=author,
-                    leaving=hsm_id,
-                    approval=approval.approval if approval else None,
-                )
-                self.on_step(Step.HSM_REMOVED)
-            elif not others and hsm_id in heard.welcomes:
-                self._close_cluster(cluster, approval)
-        except RemoteError as exc:
-            if not exc.retryable:  # refused: nothing was allowed that a next try could rely on
-                self.records.set_hsm_state(hsm_id, HsmState(row.state))
-            raise
-        try:
-            controller.catch_up(hsm_id)
-            controller.roster.call(hsm_id, m.Zeroize())
-        except OrchestratorError:
-            pass  # out of reach, or alone: its directory goes with its keys
-        self.infrastructure.destroy_hsm(row.host, hsm_id)
-        self.on_step(Step.HSM_DESTROYED)
-        self.records.set_hsm_state(hsm_id, HsmState.DELETED)
-        self.publish_endpoints(cluster)
-
-    def _close_cluster(self, cluster: str, approval: TokenFile | None) -> None:
-        """The last HSM goes with the approvals that its own state asks for; force is none."""
-        controller = self.controller(cluster)
-        if controller.ask_best(m.Hello(), m.Welcome).phase is not Phase.ACTIVE:
-            return
-        if dict(self.quorum(cluster).values)[Service.CLUSTER_DELETE] > 1:
-            given = approval.approval if approval else None
-            controller.change(
-                lambda _: m.CloseCluster(), request=f"close-{cluster}", approval=given
-            )
-
-    def _check_last(self, cluster: str) -> None:
-        """The last HSM takes the masking key with it: without recovery, every key is lost."""
-        from orchestrator.control.backups import Backups  # noqa: PLC0415  # stands on this
-
-        if self._warnings(cluster, ClusterState.ACTIVE):
-            raise RefusedError(
-                "last-hsm",
-                "this is the last HSM and there is no recovery key: every key of the cluster would "
-                "be lost. `cloister recovery create-shares` first, or --force",
-            )
-        Backups(self).create(cluster)
 
     # --- what applications read ---
 

@@ -211,7 +211,7 @@ class QuorumChanges:
         *,
         request: str | None = None,
     ) -> ChangeReport:
-        """Spend approvals on one exact use of a key: sign, mac, decrypt, derive, unwrap."""
+        """Spend approvals on one exact use of a key: of `quorum_decisions.USE_OPERATIONS`."""
         draft = self.use_draft(operation, ref, mechanism, data)
         change = m.ApproveKeyUse(ref, operation, draft.request)
         return self._carry(change, request, approval).report

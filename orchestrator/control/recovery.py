@@ -8,19 +8,20 @@ from dataclasses import replace
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from orchestrator.client.session import expect
+from orchestrator.client.connection import expect
 from orchestrator.control.backups import Backups
 from orchestrator.control.joining import Joining
 from orchestrator.control.plane import ControlPlane
 from orchestrator.control.profiles import profile_path
 from orchestrator.control.records import ClusterRow, HsmRow
 from orchestrator.control.views import ClusterState, ClusterView, HsmState
-from orchestrator.model.decisions import SUCCESSORS, check_restorable
+from orchestrator.model.cluster_decisions import SUCCESSORS, check_restorable
 from orchestrator.model.errors import NotFoundError, OrchestratorError, RefusedError
 from orchestrator.model.ids import new_id
 from orchestrator.model.signatures import load_certificate
 from orchestrator.model.steps import Step
 from orchestrator.sealed.recovery import combine_shares, recovery_key, send_recovery_key
+from orchestrator.sealed.snapshot import Manifest
 from orchestrator.sealed.token_files import TokenFile
 from orchestrator.wire import messages as m
 from orchestrator.wire.files import publish
@@ -62,11 +63,35 @@ class Recovery:
                 f"{snapshot.manifest.cluster} or of its clones can restore it",
             )
         key = recovery_key(combine_shares(mnemonics))
+        row, hsm = self._record(backup, snapshot.manifest, zone, hsm_type)
+        try:
+            plane.infrastructure.create_hsm(hsm.host, hsm.hsm_id, row.hsm_type)
+            roster = plane.controller(row.cluster_id).roster
+            transport = expect(roster.call(hsm.hsm_id, m.RecoverStart()), m.Data).data
+            sent = send_recovery_key(key, transport)
+            roster.call(hsm.hsm_id, m.RecoverAccept(sent, envelope))
+            self._restore(row, hsm, approval)
+        except OrchestratorError as exc:
+            self._undo(row, [hsm])
+            if exc.code == "blob-refused":
+                raise RefusedError(
+                    "share-other-set", "these shares are not of this backup's recovery key"
+                ) from exc
+            raise
+        plane.records.set_hsm_state(hsm.hsm_id, HsmState.ACTIVE)
+        plane.publish_endpoints(row.cluster_id)
+        plane.records.put_cluster(replace(row, state=ClusterState.UNINITIALIZED))
+        return plane.cluster(row.cluster_id)
+
+    def _record(
+        self, backup: str, manifest: Manifest, zone: str, hsm_type: str | None
+    ) -> tuple[ClusterRow, HsmRow]:
+        """Record the new cluster and its HSM in place of what was cut off, after all checks."""
+        plane = self._plane
         zones = sorted({host.zone for host in plane.infrastructure.hosts()})
         host = next((h for h in plane.infrastructure.hosts() if h.zone == zone), None)
         if host is None:
             raise NotFoundError("availability zone", zone, f"there are {', '.join(zones)}")
-        manifest = snapshot.manifest
         chosen = hsm_type or SUCCESSORS.get(manifest.hsm_type, manifest.hsm_type)
         profile_path(chosen)  # raises for an unknown type
         check_restorable(manifest.hsm_type, chosen)
@@ -87,24 +112,7 @@ class Recovery:
         )  # fmt: skip
         plane.records.put_cluster(row, hsm)
         plane.on_step(Step.HSM_RECORDED)
-        try:
-            plane.infrastructure.create_hsm(hsm.host, hsm.hsm_id, row.hsm_type)
-            roster = plane.controller(row.cluster_id).roster
-            transport = expect(roster.call(hsm.hsm_id, m.RecoverStart()), m.Data).data
-            sent = send_recovery_key(key, transport)
-            roster.call(hsm.hsm_id, m.RecoverAccept(sent, envelope))
-            self._restore(row, hsm, approval)
-        except OrchestratorError as exc:
-            self._undo(row, [hsm])
-            if exc.code == "blob-refused":
-                raise RefusedError(
-                    "share-other-set", "these shares are not of this backup's recovery key"
-                ) from exc
-            raise
-        plane.records.set_hsm_state(hsm.hsm_id, HsmState.ACTIVE)
-        plane.publish_endpoints(row.cluster_id)
-        plane.records.put_cluster(replace(row, state=ClusterState.UNINITIALIZED))
-        return plane.cluster(row.cluster_id)
+        return row, hsm
 
     def restore_from_clone(
         self, row: ClusterRow, hsm: HsmRow, approval: TokenFile | None = None

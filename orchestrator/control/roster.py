@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from orchestrator.client.balancer import Dial, Link
 from orchestrator.client.channel import Channel
-from orchestrator.client.session import expect
+from orchestrator.client.connection import expect
 from orchestrator.client.trust import check_hsm
 from orchestrator.model.errors import (
     NoAnswerError,

@@ -20,8 +20,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from orchestrator.gateway.cryptoki import CKA, CKK, CKM, CKO, CKR, UNAVAILABLE, CryptokiError
 from orchestrator.gateway.rpc.attributes import Attribute, Value
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import Curve, KeyClass, KeySpec, KeyType
-from orchestrator.model.keys import Attributes, Key, KeyFilter, new_attributes
+from orchestrator.model.keys import Attributes, Key, new_attributes
 
 CLASSES: Final = {
     KeyClass.PUBLIC: CKO.PUBLIC_KEY,

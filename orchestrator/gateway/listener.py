@@ -22,6 +22,7 @@ from typing import Final
 
 import msgspec
 
+from orchestrator.client.trust import rehearse
 from orchestrator.gateway.peers import Peer, PeerRules, peer_of
 from orchestrator.gateway.report import ClientReport, GatewayReport, WorkerReport
 from orchestrator.gateway.token import Token
@@ -79,6 +80,8 @@ class Listener:
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
             signal.signal(number, self._on_signal)
+        # A worker is asked for its status by this: not before it can listen, it would be its end.
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         for sock, action in (
             (self._sock, self._accept),
             (self._status, self._accept_status),
@@ -86,6 +89,8 @@ class Listener:
             (self._reports, self._take_reports),
         ):
             self._selector.register(sock, selectors.EVENT_READ, action)
+        rehearse(self._token.anchor)
+        gc.collect()
         gc.freeze()  # what stands now is shared with every worker, and never looked through again
         while not self._stopping:
             for key, _ in self._selector.select(self._timeout_s()):

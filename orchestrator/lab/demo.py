@@ -29,11 +29,13 @@ from orchestrator.client.session import Session
 from orchestrator.client.verify import der_signature
 from orchestrator.control.backups import Backups
 from orchestrator.control.inspection import Inspection
+from orchestrator.control.membership import Membership
 from orchestrator.control.plane import ControlPlane
 from orchestrator.control.recovery import Recovery
 from orchestrator.lab import lab
 from orchestrator.lab.hosts import LabHosts
 from orchestrator.model.errors import OrchestratorError, RefusedError, RemoteError
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import (
     Curve,
     HashFunction,
@@ -43,7 +45,7 @@ from orchestrator.model.key_spec import (
     SignMechanism,
     SignScheme,
 )
-from orchestrator.model.keys import Key, KeyFilter
+from orchestrator.model.keys import Key
 from orchestrator.model.roles import Role
 from orchestrator.wire.messages import KeyDraft
 
@@ -199,7 +201,7 @@ class Demo:
     def create(self) -> str:
         """Create a cluster and its first HSM."""
         self.cluster = self.plane.create_cluster("hsm2m.medium", (), None, None).cluster_id
-        hsm = self.plane.create_hsm(self.cluster, "lab-1a")
+        hsm = Membership(self.plane).create(self.cluster, "lab-1a")
         return f"{self.cluster}, {hsm.hsm_id}"
 
     def ceremony(self) -> str:
@@ -214,7 +216,7 @@ class Demo:
     def refuse_host(self) -> str:
         """Try to join from a host that nobody admitted."""
         try:
-            self.plane.create_hsm(self.cluster, "lab-1b")
+            Membership(self.plane).create(self.cluster, "lab-1b")
         except RemoteError as exc:
             _need(exc.code == "host-not-admitted", f"refused for another reason: {exc}")
             count = len(self.plane.hsms(self.cluster))
@@ -227,7 +229,7 @@ class Demo:
         changes = self.plane.changes(self.cluster, self._login(Role.ADMIN, "admin"))
         for letter in "bc":
             changes.admit_host(f"host-1{letter}")
-            self.plane.create_hsm(self.cluster, f"lab-1{letter}")
+            Membership(self.plane).create(self.cluster, f"lab-1{letter}")
         return f"{self._consistent(3)} HSMs, digests equal"
 
     def users(self) -> str:
@@ -257,7 +259,7 @@ class Demo:
         """Make a session key and look for it elsewhere."""
         session = self._sessions[1]
         home, *others = session.balancer.hsms
-        _, private = session.make_session_keys(_EC, _pair("demo-session"), home)
+        _, private = session.session_keys.make(_EC, _pair("demo-session"), home)
         mechanism = SignMechanism(SignScheme.ECDSA, HashFunction.SHA256)
         digest = hashlib.sha256(_MESSAGE).digest()
         session.sign(private.ref, mechanism, digest)

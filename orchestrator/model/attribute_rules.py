@@ -12,9 +12,11 @@ from typing import Final
 
 import msgspec
 
-from orchestrator.model.errors import RefusedError
+from orchestrator.model.errors import RefusedError, UsageError
+from orchestrator.model.key_details import DETAILS
 from orchestrator.model.key_spec import KeyClass, KeyType
 from orchestrator.model.keys import (
+    KEY_ID_BYTES_MAX,
     KNOWN_ATTRIBUTES,
     Guards,
     Key,
@@ -22,6 +24,7 @@ from orchestrator.model.keys import (
     check_label,
     parse_bool,
     parse_hex,
+    unknown_attribute,
 )
 from orchestrator.model.roles import Operation
 
@@ -43,10 +46,9 @@ ONE_WAY: Final = {
     "wrap-with-trusted": True,
 }
 """Attributes that can be given this value alone: from then on they keep it."""
-DESCRIPTIVE: Final = frozenset({
-    "key-length-bytes", "modulus", "modulus-size-bits", "public-exponent", "curve", "ec-point",
-    "wrap-template", "unwrap-template",
-})  # fmt: skip
+DESCRIPTIVE: Final = DETAILS | {"wrap-template", "unwrap-template"}
+TEMPLATE_CHARACTERS: Final = 2 + 2 * KEY_ID_BYTES_MAX
+"""The longest value that a key can have: an id in hexadecimal."""
 _OLD_TYPE: Final = "hsm1.medium"
 _TRUSTED_TYPES: Final = {KeyClass.PUBLIC: KeyType.RSA, KeyClass.SECRET: KeyType.AES}
 
@@ -65,7 +67,7 @@ def change_attribute(key: Key, name: str, value: str, hsm_type: str) -> Key:
         UsageError: `value` is none for this attribute.
     """
     if name not in KNOWN_ATTRIBUTES | DESCRIPTIVE:
-        raise RefusedError("attribute-unknown", f"there is no attribute {name}")
+        raise unknown_attribute(name)
     if name not in CHANGEABLE[key.key_class] or _is_fixed_on(hsm_type, key, name):
         raise RefusedError(
             "attribute-read-only", f"attribute {name} of a {key.key_class} never changes"
@@ -237,6 +239,7 @@ def guards_of(
     Raises:
         RefusedError: `attribute-read-only` for a template that this class of key has not, or
             `attribute-unknown` within one.
+        UsageError: one names an attribute twice, or gives it a value that no key can have.
     """
     for template, barred in (
         (wrap_template, KeyClass.PRIVATE),
@@ -245,5 +248,9 @@ def guards_of(
         if template and key_class is barred:
             raise RefusedError("attribute-read-only", f"a {key_class} has no such template")
         if unknown := sorted({name for name, _ in template} - KNOWN_ATTRIBUTES):
-            raise RefusedError("attribute-unknown", f"there is no attribute {unknown[0]}")
+            raise unknown_attribute(unknown[0])
+        if len(dict(template)) != len(template):
+            raise UsageError("a template gives an attribute twice")
+        if any(len(value) > TEMPLATE_CHARACTERS for _, value in template):
+            raise UsageError(f"a template's values have at most {TEMPLATE_CHARACTERS} characters")
     return Guards(wrap_template=wrap_template, unwrap_template=unwrap_template)

@@ -10,6 +10,7 @@ from orchestrator.model import entries as e
 from orchestrator.model.approvals import CLOCK_SLACK_S
 from orchestrator.model.errors import MalformedError, RefusedError, TamperedError
 from orchestrator.model.quorum import ApprovalData, possession_words, token_of
+from orchestrator.model.quorum_decisions import tokens_of_login
 from orchestrator.model.roles import LOGIN_ROLES, Operation, Role
 from orchestrator.model.rules import authorize, need
 from orchestrator.model.services import Service
@@ -104,10 +105,10 @@ def _check_possession(
         check_signature(public, token_of(approval_data), signature, NAMESPACES[service], what)
     except TamperedError as exc:
         raise RefusedError("possession", str(exc)) from exc
-    _check_not_taken(state, user, identity)
+    check_not_taken(state, user, identity)
 
 
-def _check_not_taken(state: State, user: User, identity: bytes) -> None:
+def check_not_taken(state: State, user: User, identity: bytes) -> None:
     """One key is one person: with two names it would be a quorum of its own."""
     for other in state.users():
         if (other.role, other.name) == (user.role, user.name):
@@ -151,4 +152,4 @@ def ticket_revoked(state: State, change: e.LoginTicketRevoked) -> tuple[Put, ...
         "not-found",
         f"login ticket {change.login} does not exist; see `cloister user login-ticket list`",
     )
-    return (Put(Table.LOGIN_TICKETS, change.login, None),)
+    return (Put(Table.LOGIN_TICKETS, change.login, None), *tokens_of_login(state, change.login))

@@ -17,8 +17,8 @@ from orchestrator.model.roles import Role
 from orchestrator.model.services import Service
 from orchestrator.model.state import State, User
 
-MOVING: Final = frozenset({"wrap", "unwrap"})
-"""Uses of a key that CloudHSM counts as managing it."""
+MOVING: Final = frozenset({"wrap", "unwrap", "replicate"})
+"""Uses of a key that count as managing it: CloudHSM says so of the first two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,9 @@ def service_of(change: e.Change, policy: QuorumPolicy) -> tuple[Service | None, 
             return (None if own and not weakens else Service.USER), 0
         case e.MfaChanged():
             return _mfa_service(change), 0
+        case e.Replicated():
+            # A user who comes from a clone is made here, or gets the password of there.
+            return (Service.USER if _replica(change).user else None), 0
         case e.QuorumValueSet() | e.QuorumPolicySet():
             return Service.QUORUM, 0
         case e.HostAdmitted() | e.HostExpelled():
@@ -145,6 +148,8 @@ def words_of(change: e.Change) -> str:  # one case per guarded kind of change, a
             })  # fmt: skip
         case e.MfaChanged():
             return _mfa_words(change)
+        case e.Replicated():
+            return _replica_words(_replica(change))
         case e.QuorumValueSet():
             return _words("quorum set-value", service=change.service, value=change.value)
         case e.QuorumPolicySet():
@@ -200,6 +205,17 @@ def _mfa_words(change: e.MfaChanged) -> str:
     return _words("user change-mfa", username=change.name, role=change.role, **{
         "change-quorum": change.change_quorum, "public-key": key,
     })  # fmt: skip
+
+
+def _replica(change: e.Replicated) -> e.Replica:
+    return e.decode(e.Replica, change.signed.replica, "replica")
+
+
+def _replica_words(replica: e.Replica) -> str:
+    if not replica.user:
+        return ""
+    user = e.decode(User, replica.user, "replicated user")
+    return _words("user replicate", username=user.name, role=user.role, source=replica.source)
 
 
 def _words(what: str, /, **arguments: object) -> str:

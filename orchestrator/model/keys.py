@@ -1,4 +1,4 @@
-"""Keys as the cluster knows them: attributes with their rules, and the filter grammar.
+"""Keys as the cluster knows them: attributes with their rules.
 
 Invariants: no key both wraps and decrypts; private and secret keys are sensitive and private;
 what is computed (`local`, `always-sensitive`, `never-extractable`, `trusted`) cannot be given.
@@ -7,13 +7,15 @@ Attribute names, defaults and set rules follow the CloudHSM CLI's key attribute 
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
 from orchestrator.model.errors import NotFoundError, RefusedError, UsageError
+from orchestrator.model.key_details import DETAILS
 from orchestrator.model.key_spec import KeyClass, KeySpec, KeyType
 from orchestrator.model.roles import Role
 
@@ -88,10 +90,11 @@ class Key(msgspec.Struct, frozen=True, array_like=True):
     def quorum_of(self, operation: str) -> int:
         """Return how many must approve a use.
 
-        A wrapped key comes back without quorum values: to take one out is use and management.
+        A wrapped key comes back without quorum values, and a clone's users are its admins' to
+        make: to take a key out is use and management.
         """
         match operation:
-            case "wrap":
+            case "wrap" | "replicate":
                 return max(self.use_quorum, self.manage_quorum)
             case "unwrap":
                 return self.manage_quorum
@@ -117,13 +120,16 @@ _SETTABLE: Final = {
     }),
 }  # fmt: skip
 _SIGN_BY_DEFAULT: Final = frozenset({KeyType.AES, KeyType.GENERIC_SECRET})
-_BOOLEANS: Final = frozenset(field.replace("_", "-") for field in Attributes.__struct_fields__)
+BOOLEAN_ATTRIBUTES: Final = frozenset(
+    field.replace("_", "-") for field in Attributes.__struct_fields__
+)
 _TIGHTENED: Final = {
     "encrypt": False, "decrypt": False, "sign": False, "verify": False, "wrap": False,
     "unwrap": False, "derive": False, "extractable": False, "modifiable": False,
     "destroyable": False, "wrap-with-trusted": True,
 }  # fmt: skip
-KNOWN_ATTRIBUTES: Final = _BOOLEANS | {"id", "label", "class", "key-type", "check-value"}
+KNOWN_ATTRIBUTES: Final = BOOLEAN_ATTRIBUTES | {"id", "label", "class", "key-type", "check-value"}
+FILTERABLE: Final = KNOWN_ATTRIBUTES | DETAILS
 
 
 def new_attributes(
@@ -219,8 +225,8 @@ def copied_attributes(
     tighter = {}
     for name, value in requested.items():
         if name not in KNOWN_ATTRIBUTES:
-            raise RefusedError("attribute-unknown", f"there is no attribute {name}")
-        if name not in _BOOLEANS:
+            raise unknown_attribute(name)
+        if name not in BOOLEAN_ATTRIBUTES:
             raise RefusedError("attribute-read-only", f"a copy has the {name} of its source")
         field, wanted = name.replace("-", "_"), parse_bool(name, value)
         if wanted is getattr(copy, field):
@@ -268,7 +274,7 @@ def _take_requested(
     key_id = b""
     for name, value in requested.items():
         if name not in KNOWN_ATTRIBUTES:
-            raise RefusedError("attribute-unknown", f"there is no attribute {name}")
+            raise unknown_attribute(name)
         if name not in _SETTABLE[key_class]:
             raise RefusedError(
                 "attribute-read-only", f"attribute {name} cannot be set when a {key_class} is made"
@@ -351,87 +357,15 @@ def parse_bytes(text: str, what: str) -> bytes:
         raise UsageError(f"{what} is not hexadecimal") from exc
 
 
-def parse_reference(text: str) -> int:
-    """Parse a key reference: `0x` and hex digits, or decimal."""
-    try:
-        value = int(text, 0)
-    except ValueError as exc:
-        raise UsageError(f"{text!r} is not a key reference (0x and 16 hex digits)") from exc
-    if not 0 < value < 1 << 64:
-        raise UsageError(f"key reference {text} is out of range")
-    return value
+def near_attributes(name: str) -> str:
+    """Return what is meant perhaps by a name that no attribute has, as the end of a message."""
+    close = difflib.get_close_matches(name, sorted(FILTERABLE), 3)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
-def parse_pairs(items: Iterable[str]) -> dict[str, str]:
-    """Parse `name=value` items; a name given twice is an error."""
-    pairs: dict[str, str] = {}
-    for item in items:
-        name, equals, value = item.partition("=")
-        if not equals or not name:
-            raise UsageError(f"{item!r} is not name=value")
-        if name in pairs:
-            raise UsageError(f"{name} is given twice")
-        pairs[name] = value
-    return pairs
-
-
-class KeyFilter(msgspec.Struct, frozen=True, array_like=True):
-    """One key reference, or attributes that must all match; empty matches every key."""
-
-    ref: int = 0
-    attributes: tuple[tuple[str, str], ...] = ()
-
-    @classmethod
-    def parse(cls, items: Iterable[str]) -> KeyFilter:
-        """Parse `key-reference=0x…` or `attr.NAME=VALUE` items (CloudHSM CLI grammar)."""
-        pairs = parse_pairs(items)
-        if (reference := pairs.pop("key-reference", None)) is not None:
-            if pairs:
-                raise UsageError("key-reference stands alone in a filter")
-            return cls(ref=parse_reference(reference))
-        attributes = []
-        for name, value in pairs.items():
-            attribute = name.removeprefix("attr.")
-            if attribute == name or attribute not in KNOWN_ATTRIBUTES:
-                known = ", ".join(sorted(KNOWN_ATTRIBUTES))
-                raise UsageError(
-                    f"filter {name!r}: give key-reference=0x… or attr.NAME=VALUE; NAME is one of "
-                    f"{known}"
-                )
-            attributes.append((attribute, value))
-        return cls(attributes=tuple(attributes))
-
-    def matches(self, key: Key) -> bool:
-        """Tell whether `key` satisfies every term."""
-        if self.ref and key.ref != self.ref:
-            return False
-        return all(
-            attribute_text(key, name) == norm_attribute(name, v) for name, v in self.attributes
-        )
-
-
-def norm_attribute(name: str, value: str) -> str:
-    """Return a value as `attribute_text` would print it."""
-    if name in {"label", "class", "key-type"}:
-        return value
-    return value.lower()
-
-
-def attribute_text(key: Key, name: str) -> str:
-    """Return an attribute as the CLI prints it."""
-    match name:
-        case "label":
-            return key.label
-        case "id":
-            return "0x" + key.id.hex()
-        case "class":
-            return key.key_class
-        case "key-type":
-            return key.spec.type
-        case "check-value":
-            return "0x" + key.check_value.hex()
-        case _:
-            return str(bool(getattr(key.attributes, name.replace("-", "_")))).lower()
+def unknown_attribute(name: str) -> RefusedError:
+    """Return the refusal of a name that no attribute has."""
+    return RefusedError("attribute-unknown", f"there is no attribute {name}{near_attributes(name)}")
 
 
 def check_usable(key: Key, user: str) -> None:

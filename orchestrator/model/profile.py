@@ -141,11 +141,6 @@ class FirmwareProfile(msgspec.Struct, frozen=True, kw_only=True):
     deprecated: _Text = ""
     max_objects: _Count = 1024
 
-    @property
-    def is_deprecated(self) -> bool:
-        """New clusters should be of another type."""
-        return bool(self.deprecated)
-
     @classmethod
     def parse(cls, text: str, source: str) -> FirmwareProfile:
         """Parse a profile's TOML; `source` is how errors name the file.

@@ -22,6 +22,7 @@ from orchestrator.model.services import VALUED_SERVICES, Service
 
 VALUE_MAX: Final = 8
 TOKENS_MAX: Final = 1024
+TOKENS_PER_USER: Final = 128
 LIFE_S: Final = 600
 LIFE_S_MAX: Final = 24 * 60 * 60
 WORDS_BYTES_MAX: Final = 1024
@@ -54,7 +55,7 @@ class QuorumPolicy(Record):
     """The cluster's quorum values and how tokens live; a service not listed has the value 1, off.
 
     `bound_only` refuses tokens that are not bound to one operation; `guards_use` lets a key's
-    use value guard decryption, MACs, derivation and unwrapping as well as signing.
+    use value guard decryption with RSA and derivation too; signing, MACs and AES it always guards.
     """
 
     values: tuple[tuple[Service, int], ...] = ()

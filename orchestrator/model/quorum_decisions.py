@@ -10,10 +10,12 @@ from orchestrator.model import entries as e
 from orchestrator.model.approvals import CLOCK_SLACK_S, token_row
 from orchestrator.model.errors import MalformedError, NotFoundError, RefusedError
 from orchestrator.model.guards import MOVING
+from orchestrator.model.key_spec import KeyType
 from orchestrator.model.keys import Key
 from orchestrator.model.quorum import (
     LIFE_S_MAX,
     TOKENS_MAX,
+    TOKENS_PER_USER,
     VALUE_MAX,
     ApprovalData,
     Token,
@@ -23,12 +25,13 @@ from orchestrator.model.quorum import (
 from orchestrator.model.roles import Operation, Role
 from orchestrator.model.rules import authorize, need
 from orchestrator.model.services import ADMIN_SERVICES, KEY_SERVICES, Service
-from orchestrator.model.state import ONLY, LoginTicket, Put, State, Table
+from orchestrator.model.state import ONLY, LoginTicket, Put, SpentToken, State, Table
 
 LIFE_S_MIN: Final = 60
 HSMS_MAX: Final = 28
 SIGNING: Final = frozenset({"sign", "mac"})
-USE_OPERATIONS: Final = SIGNING | MOVING | {"decrypt", "derive"}
+CIPHERING: Final = frozenset({"encrypt", "decrypt"})
+USE_OPERATIONS: Final = SIGNING | MOVING | CIPHERING | {"derive"}
 
 
 def token_issued(state: State, header: e.Header, change: e.QuorumTokenIssued) -> tuple[Put, ...]:
@@ -65,6 +68,12 @@ def token_issued(state: State, header: e.Header, change: e.QuorumTokenIssued) ->
         "limit",
         f"the cluster has its {TOKENS_MAX} quorum tokens; delete some, or wait until they expire",
     )
+    own = sum(1 for t in tokens.values() if (t.role, t.name) == (actor.role, actor.name))
+    need(
+        own - len(replaced) < TOKENS_PER_USER,  # else a crypto user could stop the admins
+        "limit",
+        f"{actor.name} has {TOKENS_PER_USER} quorum tokens; delete some, or wait until they expire",
+    )
     token = Token(
         service=data.service,
         ref=data.ref,
@@ -77,7 +86,8 @@ def token_issued(state: State, header: e.Header, change: e.QuorumTokenIssued) ->
         words=data.words,
     )
     name = token_of(change.approval_data)
-    need(name not in tokens, "exists", "there is this very token already")
+    is_spent = token_row(name) in state.tables[Table.SPENT]
+    need(name not in tokens and not is_spent, "exists", "there is, or was, this very token already")
     return (
         *(Put(Table.TOKENS, token_row(k), None) for k in replaced),
         Put(Table.TOKENS, token_row(name), token),
@@ -188,7 +198,10 @@ def check_use(state: State, at: int, key: Key, operation: str, request: bytes) -
         operation: of USE_OPERATIONS.
         request: `quorum.use_digest` of what is asked.
     """
-    guarded = operation in SIGNING | MOVING or state.quorum.guards_use
+    # CMAC is AES over a few blocks, and AES-CTR is the same both ways: who may do that unasked
+    # makes MACs unasked, and decrypts what CTR and GCM encrypted.
+    makes_macs = key.spec.type is KeyType.AES and operation in CIPHERING
+    guarded = operation in SIGNING | MOVING or makes_macs or state.quorum.guards_use
     if not guarded or key.quorum_of(operation) <= 1:
         return
     grant = state.tables[Table.GRANTS].get(request.hex())
@@ -197,14 +210,14 @@ def check_use(state: State, at: int, key: Key, operation: str, request: bytes) -
 
 
 def expired(state: State, at: int) -> list[Put]:
-    """Return the removal of every token, grant and login ticket whose time is over."""
+    """Return the removal of every token, spent or not, grant and login ticket that is over."""
     old = [name for name, token in state.tokens().items() if token.expires_at < at]
     puts = [Put(Table.TOKENS, token_row(name), None) for name in old]
-    for table in (Table.GRANTS, Table.LOGIN_TICKETS):
+    for table in (Table.GRANTS, Table.LOGIN_TICKETS, Table.SPENT):
         puts += [
             Put(table, name, None)
             for name, row in state.tables[table].items()
-            if isinstance(row, UseGrant | LoginTicket) and row.until < at
+            if isinstance(row, UseGrant | LoginTicket | SpentToken) and row.until < at
         ]
     return puts
 

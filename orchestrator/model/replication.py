@@ -15,11 +15,13 @@ import msgspec
 from orchestrator.model import entries as e
 from orchestrator.model.attribute_rules import check_policy, joined
 from orchestrator.model.errors import RefusedError, TamperedError
+from orchestrator.model.factor_decisions import check_not_taken
 from orchestrator.model.key_decisions import check_owner, check_room, check_sharing, halves_of
 from orchestrator.model.keys import Key
 from orchestrator.model.roles import APPLIANCE_NAME, LOGIN_ROLES, Operation, Role
 from orchestrator.model.rules import authorize, need
 from orchestrator.model.signatures import check_credential, check_ecdsa, digest_of
+from orchestrator.model.ssh_signature import check_public_key
 from orchestrator.model.state import Put, State, Table, User, key_row, user_row
 
 LIFE_MS: Final = 10 * 60 * 1000
@@ -121,6 +123,8 @@ def _user_replicated(state: State, header: e.Header, actor: e.Actor, user: User)
     else:
         limit = state.meta.limits.users
         need(len(users) < limit, "limit", f"the cluster has its {limit} users; delete some")
+    for public in {user.quorum_key, user.mfa_key} - {b""}:
+        check_not_taken(state, user, check_public_key(public))
     # Versions are places in the ledger: tickets from before, here or there, are good no more.
     row = msgspec.structs.replace(user, version=header.seq, unlocks=0)
     return (Put(Table.USERS, user_row(user.role, user.name), row),)

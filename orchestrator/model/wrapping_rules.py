@@ -12,15 +12,9 @@ from orchestrator.model.attribute_rules import check_policy
 from orchestrator.model.errors import RefusedError, UsageError
 from orchestrator.model.fips import check_wrapping
 from orchestrator.model.key_decisions import check_owner
+from orchestrator.model.key_filter import attribute_text, norm_attribute
 from orchestrator.model.key_spec import KeyClass, KeyType
-from orchestrator.model.keys import (
-    Attributes,
-    Key,
-    attribute_text,
-    check_usable,
-    norm_attribute,
-    unwrapped_attributes,
-)
+from orchestrator.model.keys import Attributes, Key, check_usable, unwrapped_attributes
 from orchestrator.model.wrap_mechanism import WrapMechanism
 
 Terms = tuple[tuple[str, str], ...]

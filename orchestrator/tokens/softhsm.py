@@ -184,10 +184,6 @@ class SoftHsmStore(BlobKeys):
         else:
             self._box_public = point
 
-    @property
-    def profile_name(self) -> str:
-        return self._profile.name
-
     def identity_public(self) -> bytes:
         return self._identity_public
 

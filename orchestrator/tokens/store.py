@@ -100,10 +100,6 @@ class TokenStore(Protocol):
     or secret key in clear.
     """
 
-    @property
-    def profile_name(self) -> str:
-        """The firmware profile that describes this token."""
-
     def identity_public(self) -> bytes:
         """Return the HSM identity's public half (P-256) as DER SubjectPublicKeyInfo."""
 

@@ -55,7 +55,7 @@ class FrameReader:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._buffer = bytearray()
+        self._buffer = b""
 
     def read(self) -> tuple[int, bytes] | None:
         """Return (number, body), or None at a clean end of stream.
@@ -65,25 +65,33 @@ class FrameReader:
             TimeoutError, BlockingIOError: the socket's timeout; what was read so far is kept.
         """
         header_bytes = FrameHeader.LAYOUT.size
-        if not self._fill(header_bytes):
+        if len(self._buffer) < header_bytes and not self._fill(header_bytes):
             if self._buffer:
                 raise MalformedError("the stream ended within a frame")
             return None
-        header = FrameHeader.parse(bytes(self._buffer[:header_bytes]))
+        header = FrameHeader.parse(self._buffer[:header_bytes])
         total = header_bytes + header.body_bytes
-        if not self._fill(total):
+        if len(self._buffer) < total and not self._fill(total):
             raise MalformedError("the stream ended within a frame")
-        body = bytes(self._buffer[header_bytes:total])
-        del self._buffer[:total]
+        body, self._buffer = self._buffer[header_bytes:total], self._buffer[total:]
         return header.number, body
 
     def _fill(self, size: int) -> bool:
-        while len(self._buffer) < size:
-            piece = self._sock.recv(max(4096, size - len(self._buffer)))
-            if not piece:
-                return False
-            self._buffer += piece
-        return True
+        """Read until `size` bytes are there; most often one piece is all of a frame."""
+        more = size - len(self._buffer)
+        piece = self._sock.recv(max(4096, more))
+        if len(piece) >= more:
+            self._buffer = self._buffer + piece if self._buffer else piece
+            return True
+        pieces, held = [self._buffer, piece], len(self._buffer) + len(piece)
+        try:
+            while piece and held < size:
+                piece = self._sock.recv(max(4096, size - held))
+                pieces.append(piece)
+                held += len(piece)
+        finally:
+            self._buffer = b"".join(pieces)
+        return held >= size
 
 
 class FrameWriter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 from pathlib import Path
 from typing import Final
@@ -39,6 +40,11 @@ def die_with_parent(parent: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave_no_core() -> None:
+    """Have a crash write no core of this process and its children: it would hold passwords."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def return_freed_memory() -> None:

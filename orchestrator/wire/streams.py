@@ -25,7 +25,8 @@ def listen(path: Path, backlog: int = 128) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     old = os.umask(0o177)
     try:
-        path.unlink(missing_ok=True)
+        if path.is_socket():  # any other file is somebody's: binding fails
+            path.unlink(missing_ok=True)
         with _short(path) as name:
             sock.bind(name)
         sock.listen(backlog)

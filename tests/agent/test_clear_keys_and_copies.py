@@ -23,6 +23,7 @@ from orchestrator.client.trust import seal_clear_key
 from orchestrator.client.verify import verify_signature
 from orchestrator.control.changes import Changes
 from orchestrator.model.errors import OrchestratorError
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import (
     Agreement,
     CipherMechanism,
@@ -35,7 +36,7 @@ from orchestrator.model.key_spec import (
     SignMechanism,
     SignScheme,
 )
-from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter
+from orchestrator.model.keys import SESSION_KEY_BIT, Key
 from orchestrator.model.roles import Role
 from orchestrator.model.wrap_mechanism import WrapMechanism, WrapScheme
 from orchestrator.wire import messages as m
@@ -126,11 +127,11 @@ def test_private_keys_are_imported(used: Used, changes: Changes) -> None:
 
 def test_a_clear_key_for_one_session(used: Used) -> None:
     session = used.session
-    key = session.import_session_key(SECRET, VALUE, draft())
+    key = session.session_keys.import_clear(SECRET, VALUE, draft())
     assert key.ref & SESSION_KEY_BIT
     mac = session.mac(key.ref, MacMechanism.HMAC_SHA256, b"x")
     assert mac == hmac.digest(VALUE, b"x", "sha256")
-    session.drop_session_key(key.ref)
+    session.session_keys.drop(key.ref)
     assert code_of(session.mac, key.ref, MacMechanism.HMAC_SHA256, b"x") == "not-found"
 
 
@@ -157,7 +158,7 @@ def test_what_is_refused_of_clear_keys(used: Used, changes: Changes) -> None:
         ((KeySpec(KeyType.AES, 8), b"x", draft()), "key-spec"),
     ):
         assert code_of(changes.import_clear_key, *asked) == code
-        assert code_of(used.session.import_session_key, *asked) == code
+        assert code_of(used.session.session_keys.import_clear, *asked) == code
 
 
 def test_a_sealed_value_is_for_one_connection_and_one_kind_of_key(used: Used) -> None:
@@ -224,14 +225,14 @@ def test_both_halves_of_a_pair_are_copied(used: Used, changes: Changes) -> None:
 def test_a_copy_for_one_session(used: Used, changes: Changes) -> None:
     session = used.session
     [source] = used.make(AES, draft(encrypt="true", decrypt="true"))
-    key = session.copy_session_key(source.ref, m.KeyCopy("mine", None, (("decrypt", "false"),)))
+    key = session.session_keys.copy(source.ref, m.KeyCopy("mine", None, (("decrypt", "false"),)))
     assert key.ref & SESSION_KEY_BIT
     attributes = key.attributes
     assert (attributes.token, attributes.decrypt, attributes.modifiable) == (False, False, False)
     assert session.decrypt(source.ref, session.encrypt(key.ref, b"x")) == b"x"
-    assert code_of(session.copy_session_key, key.ref, m.KeyCopy()) in {"usage", "not-found"}
+    assert code_of(session.session_keys.copy, key.ref, m.KeyCopy()) in {"usage", "not-found"}
     assert code_of(changes.copy_key, key.ref, m.KeyCopy()) == "not-found"
-    session.drop_session_key(key.ref)
+    session.session_keys.drop(key.ref)
     assert session.encrypt(source.ref, b"x")
 
 
@@ -271,9 +272,9 @@ def test_a_copy_gets_nothing_that_its_source_has_not(
     [source] = used.make(AES, draft(KeyClass.SECRET, **guarded))
     copy = m.KeyCopy(None, None, ((name, value),))
     assert code_of(changes.copy_key, source.ref, copy) == code
-    assert code_of(used.session.copy_session_key, source.ref, copy) == code
+    assert code_of(used.session.session_keys.copy, source.ref, copy) == code
     same = (("sensitive", "true"), ("extractable", "false"), ("wrap-with-trusted", "true"))
-    kept = used.session.copy_session_key(source.ref, m.KeyCopy(None, None, same)).attributes
+    kept = used.session.session_keys.copy(source.ref, m.KeyCopy(None, None, same)).attributes
     assert (kept.extractable, kept.wrap_with_trusted, kept.never_extractable) == (False, True, True)
 
 
@@ -294,7 +295,7 @@ def test_only_the_owner_copies(used: Used, other: Session) -> None:
     public, _ = used.make(EC[Curve.P256], *pair({}, {}))
     for ref, code in ((secret.ref, "not-found"), (public.ref, "not-owner"), (1, "not-found")):
         assert code_of(theirs.copy_key, ref, m.KeyCopy()) == code
-        assert code_of(other.copy_session_key, ref, m.KeyCopy()) == code
+        assert code_of(other.session_keys.copy, ref, m.KeyCopy()) == code
 
 
 def test_a_key_that_needs_approvals_is_not_copied(
@@ -303,7 +304,7 @@ def test_a_key_that_needs_approvals_is_not_copied(
     guarded = m.KeyDraft(KeyClass.SECRET, "key", (), (other.name,), (), (), 2, 2)
     [source] = used.make(AES, guarded)
     assert code_of(changes.copy_key, source.ref, m.KeyCopy()) == "quorum-key"
-    assert code_of(used.session.copy_session_key, source.ref, m.KeyCopy()) == "quorum-key"
+    assert code_of(used.session.session_keys.copy, source.ref, m.KeyCopy()) == "quorum-key"
 
 
 def test_changes_answer_with_the_key(used: Used, changes: Changes) -> None:
@@ -367,14 +368,14 @@ def test_a_session_copy_ends_when_a_key_of_its_value_changes(used: Used, changes
     session = used.session
     [source] = used.make(AES, draft(encrypt="true", decrypt="true", extractable="false"))
     _, other_copy = changes.copy_key(source.ref, m.KeyCopy(None, None, (("decrypt", "false"),)))
-    temporary = session.copy_session_key(source.ref, m.KeyCopy())
+    temporary = session.session_keys.copy(source.ref, m.KeyCopy())
     for name, value in (("label", "x"), ("decrypt", "false"), ("token", "true")):
         assert code_of(changes.set_attribute, temporary.ref, name, value) == "not-modifiable"
     sealed = session.encrypt(temporary.ref, b"x")
     assert session.decrypt(temporary.ref, sealed) == b"x"
     set_(changes, source, "decrypt", "false")
     assert code_of(session.decrypt, temporary.ref, sealed) == "not-found"
-    temporary = session.copy_session_key(source.ref, m.KeyCopy())
+    temporary = session.session_keys.copy(source.ref, m.KeyCopy())
     set_(changes, other_copy, "wrap", "true")
     assert code_of(session.encrypt, temporary.ref, b"x") == "not-found"
 
@@ -386,8 +387,8 @@ def test_a_session_copy_ends_with_the_last_token_key_of_its_value(
     [source] = used.make(AES, draft(encrypt="true"))
     [unrelated] = used.make(AES, draft())
     _, other_copy = changes.copy_key(source.ref, m.KeyCopy())
-    temporary = session.copy_session_key(source.ref, m.KeyCopy())
-    [own] = session.make_session_keys(AES, (draft(encrypt="true"),))
+    temporary = session.session_keys.copy(source.ref, m.KeyCopy())
+    [own] = session.session_keys.make(AES, (draft(encrypt="true"),))
     for ref in (source.ref, unrelated.ref):
         changes.delete_key(ref)
         assert session.encrypt(temporary.ref, b"x")
@@ -401,7 +402,7 @@ def test_a_session_copy_ends_when_its_source_is_another_users(tmp_path: Path) ->
     session, cluster = used.session, used.cluster
     other = another(used)
     [source] = used.make(AES, draft(encrypt="true"))
-    temporary = session.copy_session_key(source.ref, m.KeyCopy())
+    temporary = session.session_keys.copy(source.ref, m.KeyCopy())
     admin = cluster.login(Role.ADMIN, "admin")
     for giver, taker in (("cu", other.name), (other.name, "cu")):
         transfer = m.TransferKeys(giver, taker)
@@ -433,12 +434,12 @@ def test_a_clear_key_wraps_once_an_admin_trusts_it(used: Used, changes: Changes)
     wraps = draft(wrap="true", extractable="false")
     for wrapper in (
         changes.import_clear_key(AES, VALUE, wraps)[1],
-        session.import_session_key(AES, VALUE, wraps),
+        session.session_keys.import_clear(AES, VALUE, wraps),
     ):
         assert code_of(session.wrap_key, payload.ref, wrapper.ref, kwp) == "not-trusted"
     _, kept = changes.import_clear_key(AES, os.urandom(32), wraps)
     assert code_of(changes.copy_key, kept.ref, m.KeyCopy()) == "attribute-conflict"
-    assert code_of(session.copy_session_key, kept.ref, m.KeyCopy()) == "attribute-conflict"
+    assert code_of(session.session_keys.copy, kept.ref, m.KeyCopy()) == "attribute-conflict"
     _, copy = changes.copy_key(kept.ref, m.KeyCopy(None, None, (("wrap", "false"),)))
     assert code_of(session.wrap_key, payload.ref, copy.ref, kwp) == "key-usage"
     assert code_of(set_, changes, copy, "decrypt", "true") == "attribute-conflict"
@@ -453,6 +454,6 @@ def test_a_copy_leaves_no_easier_than_its_source(used: Used, changes: Changes) -
     ):
         [source] = used.make(AES, draft(KeyClass.SECRET, **attributes))
         _, copy = changes.copy_key(source.ref, m.KeyCopy())
-        temporary = session.copy_session_key(source.ref, m.KeyCopy())
+        temporary = session.session_keys.copy(source.ref, m.KeyCopy())
         for key in (source, copy, temporary):
             assert code_of(session.wrap_key, key.ref, wrapper.ref, kwp) == code

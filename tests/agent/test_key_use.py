@@ -21,6 +21,7 @@ from orchestrator.client.session import Session
 from orchestrator.client.verify import verify_signature
 from orchestrator.model.errors import RemoteError
 from orchestrator.model.fips import CURVE_STRENGTH_BITS, HASH_STRENGTH_BITS
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import (
     Agreement,
     CipherMechanism,
@@ -35,7 +36,7 @@ from orchestrator.model.key_spec import (
     SignMechanism,
     SignScheme,
 )
-from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter
+from orchestrator.model.keys import SESSION_KEY_BIT, Key
 from orchestrator.model.roles import Role
 from orchestrator.model.state import ONLY, Table
 from orchestrator.wire import messages as m
@@ -160,35 +161,35 @@ def test_a_pair_made_to_wrap_stays_and_never_decrypts(used: Used) -> None:
     for given in ({"decrypt": "true"}, {"extractable": "true"}):
         assert code_of(used.make, RSA, *pair({"wrap": "true"}, given)) == "attribute-conflict"
         assert code_of(
-            used.session.make_session_keys, RSA, pair({"wrap": "true"}, given)
+            used.session.session_keys.make, RSA, pair({"wrap": "true"}, given)
         ) == "attribute-conflict"  # fmt: skip
 
 
 def test_a_session_key_changes_where_it_lives(used: Used) -> None:
     session = used.session
-    [key] = session.make_session_keys(AES, (draft(encrypt="true"),))
-    session.change_session_key(key.ref, "encrypt", "false")
+    [key] = session.session_keys.make(AES, (draft(encrypt="true"),))
+    session.session_keys.change(key.ref, "encrypt", "false")
     assert code_of(session.encrypt, key.ref, b"x") == "key-usage"
-    session.change_session_key(key.ref, "label", "mine")
+    session.session_keys.change(key.ref, "label", "mine")
     assert session.find_key(KeyFilter(ref=key.ref)).label == "mine"
     for name in ("trusted", "local", "private"):
         assert (
-            code_of(session.change_session_key, key.ref, name, "true") == "attribute-read-only"
+            code_of(session.session_keys.change, key.ref, name, "true") == "attribute-read-only"
         ), name
-    assert code_of(session.change_session_key, key.ref, "token", "true") == "usage"
-    assert code_of(session.change_session_key, 1 << 63, "label", "x") == "not-found"
-    public, private = session.make_session_keys(EC[Curve.P256], pair({}, {"extractable": "false"}))
-    session.change_session_key(public.ref, "wrap", "true")
+    assert code_of(session.session_keys.change, key.ref, "token", "true") == "usage"
+    assert code_of(session.session_keys.change, 1 << 63, "label", "x") == "not-found"
+    public, private = session.session_keys.make(EC[Curve.P256], pair({}, {"extractable": "false"}))
+    session.session_keys.change(public.ref, "wrap", "true")
     assert (
-        code_of(session.change_session_key, private.ref, "decrypt", "true") == "attribute-conflict"
+        code_of(session.session_keys.change, private.ref, "decrypt", "true") == "attribute-conflict"
     )
 
 
 def test_a_session_key_becomes_a_token_key(used: Used) -> None:
     session = used.session
-    [key] = session.make_session_keys(AES, (draft(encrypt="true", decrypt="true"),))
+    [key] = session.session_keys.make(AES, (draft(encrypt="true", decrypt="true"),))
     sealed = session.encrypt(key.ref, b"x")
-    home = session.home_of(key.ref)
+    home = session.session_keys.home_of(key.ref)
     keep = m.KeepSessionKey(key.ref)
     other = next(x.id for x in used.cluster.members if x.id != home)
     change = used.cluster.controller.change
@@ -222,7 +223,7 @@ def test_who_shares_a_key_uses_it_and_no_more(used: Used) -> None:
     public, private = used.make(EC[Curve.P256], *pair({}, {"derive": "true"}))
     used.change(m.ShareKey(private.ref, "friend"))
     agreement, _ = peer_of(public)
-    assert code_of(friend.derive_session_key, private.ref, agreement, AES, draft()) == "not-owner"
+    assert code_of(friend.session_keys.derive, private.ref, agreement, AES, draft()) == "not-owner"
     [key] = used.make(AES, draft(encrypt="true", decrypt="true"))
     assert code_of(friend.encrypt, key.ref, b"x") == "not-found"
     used.change(m.ShareKey(key.ref, "friend"))
@@ -237,7 +238,7 @@ def test_who_shares_a_key_uses_it_and_no_more(used: Used) -> None:
     born = m.KeyDraft(KeyClass.SECRET, "born", (("encrypt", "true"),), shared=("FRIEND",))
     [key] = used.make(AES, born)
     assert friend.encrypt(key.ref, b"x")
-    assert code_of(used.session.make_session_keys, AES, (born,)) == "session-key"
+    assert code_of(used.session.session_keys.make, AES, (born,)) == "session-key"
 
 
 # --- ECDH ---
@@ -260,17 +261,17 @@ def test_a_derived_token_key_is_its_peers(used: Used, base: Key) -> None:
 def test_a_derived_session_key_lives_where_it_was_made(used: Used, base: Key) -> None:
     session = used.session
     agreement, secret = peer_of(base)
-    key = session.derive_session_key(base.ref, agreement, SECRET, draft(sign="true"))
+    key = session.session_keys.derive(base.ref, agreement, SECRET, draft(sign="true"))
     assert key.ref & SESSION_KEY_BIT
     assert (key.attributes.token, key.attributes.local, key.blob) == (False, False, b"")
     expected = hmac.digest(secret, b"x", "sha256")
     assert session.mac(key.ref, MacMechanism.HMAC_SHA256, b"x") == expected
     # A session key may itself be the base of one; it is found where it lives.
-    _, private = session.make_session_keys(EC[Curve.P521], pair({}, {"derive": "true"}))
+    _, private = session.session_keys.make(EC[Curve.P521], pair({}, {"derive": "true"}))
     agreement, secret = peer_of(private)
-    key = session.derive_session_key(private.ref, agreement, AES, draft(sign="true"))
+    key = session.session_keys.derive(private.ref, agreement, AES, draft(sign="true"))
     mac = session.mac(key.ref, MacMechanism.AES_CMAC, b"x")
-    again = session.derive_session_key(private.ref, agreement, AES, draft(verify="true"))
+    again = session.session_keys.derive(private.ref, agreement, AES, draft(verify="true"))
     session.verify_mac(again.ref, MacMechanism.AES_CMAC, b"x", mac)
     change = m.DeriveKeys(private.ref, agreement, AES, draft())
     assert code_of(used.change, change) == "not-found"  # no ledger knows it
@@ -316,7 +317,7 @@ def test_deriving_is_refused_by_name(used: Used, base: Key) -> None:
         for ref, with_peer, spec, shape in asked:
             change = m.DeriveKeys(ref, with_peer, spec, shape)
             assert code_of(used.change, change) == code
-            derive = used.session.derive_session_key
+            derive = used.session.session_keys.derive
             assert code_of(derive, ref, with_peer, spec, shape) == code
 
 

@@ -16,6 +16,7 @@ from orchestrator.agent.server import Server
 from orchestrator.client.connection import RpcConnection
 from orchestrator.model.entries import Credential, SignedJoinRequest, decode
 from orchestrator.model.errors import RemoteError
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import (
     Agreement,
     CipherMechanism,
@@ -28,7 +29,6 @@ from orchestrator.model.key_spec import (
     SignMechanism,
     SignScheme,
 )
-from orchestrator.model.keys import KeyFilter
 from orchestrator.model.objects import ObjectClass, ObjectDraft, ObjectEdit, ObjectFilter
 from orchestrator.model.roles import Role
 from orchestrator.model.services import Service

@@ -13,16 +13,20 @@ from orchestrator.client.session import Session
 from orchestrator.control.replication import Replication
 from orchestrator.model import entries as e
 from orchestrator.model.errors import OrchestratorError
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import Curve, KeyClass
-from orchestrator.model.keys import Key, KeyFilter
+from orchestrator.model.keys import Key
+from orchestrator.model.quorum import QuorumPolicy, UseGrant, use_digest
 from orchestrator.model.replication import replica_digest
 from orchestrator.model.roles import Role
+from orchestrator.model.services import Service
 from orchestrator.model.signatures import low_s
-from orchestrator.model.state import MemberRow, Table, User
+from orchestrator.model.state import ONLY, MemberRow, Table, User
 from orchestrator.sealed.box import seal_box
 from orchestrator.wire import messages as m
 from tests.agent.used import AES, EC, Used, code_of, draft, pair
 from tests.stateful.harness import PASSWORD, FakeStream, LocalCluster, Machine
+from tests.unit.approvers import Approver
 
 BACKUP = "backup-aaaaaaaaaaa"
 CLONE = "cluster-replicatest"
@@ -170,7 +174,7 @@ def test_only_owner_and_admins_replicate(family: Family) -> None:
     users = family.replication(family.here.session, there)
     assert code_of(users.replicate_user, "both", CU) == "permission-denied"
     assert family.admins.replicate_key(key.ref)[1].owner == "cu"
-    [session_key] = family.here.session.make_session_keys(AES, (draft(),))
+    [session_key] = family.here.session.session_keys.make(AES, (draft(),))
     assert code_of(family.owner.replicate_key, session_key.ref) == "not-found"
 
 
@@ -304,6 +308,52 @@ def test_users_who_differ_are_inconsistent(family: Family) -> None:
     )
     assert code_of(family.admins.replicate_user, "other", CO) == "user-inconsistent"
     assert code_of(family.admins.replicate_user, "nobody", CU) == "not-found"
+
+
+def test_a_quorum_of_admins_is_not_passed_by_through_a_clone(family: Family) -> None:
+    """Where one admin rules, anybody can be made: he must not come over to where two decide."""
+    family.create(family.here.cluster, "smuggled")
+    tables = [x.hsm.core.state.tables for x in family.there.cluster.machines if x.hsm is not None]
+    for rows in tables:
+        rows[Table.QUORUM][ONLY] = QuorumPolicy(((Service.USER, 2),))
+    assert code_of(family.admins.replicate_user, "smuggled", CU) == "quorum-approval"
+    assert code_of(family.admins.replicate_user, "both", CU) == "quorum-approval"
+    for rows in tables:
+        del rows[Table.QUORUM][ONLY]
+    family.admins.replicate_user("smuggled", CU)
+
+
+def test_a_key_under_a_quorum_goes_over_with_its_approval_alone(family: Family) -> None:
+    """The clone's users are its admins' to make: there nobody of here is asked any more."""
+    for use, manage in ((2, 0), (0, 2)):
+        guarded = m.KeyDraft(
+            KeyClass.SECRET, "guarded", shared=("both",), use_quorum=use, manage_quorum=manage
+        )
+        [key] = family.here.make(AES, guarded)
+        assert code_of(family.owner.replicate_key, key.ref) == "quorum-failed"
+        assert code_of(family.admins.replicate_key, key.ref) == "quorum-key"
+        request = use_digest("replicate", key.ref, "cu", None, CLONE.encode())
+        for machine in family.here.cluster.machines:  # as an approved `KeyUseApproved` leaves it
+            assert machine.hsm is not None
+            grant = UseGrant(key.ref, "cu", family.here.cluster.clock.ms + 60_000)
+            machine.hsm.core.state.tables[Table.GRANTS][request.hex()] = grant
+        _, copy = family.owner.replicate_key(key.ref)
+        assert (copy.use_quorum, copy.manage_quorum) == (key.use_quorum, key.manage_quorum)
+
+
+def test_one_key_does_not_come_in_under_a_second_name(family: Family) -> None:
+    cluster, approver = family.there.cluster, Approver("dup", CU)
+    family.create(cluster, "dup")
+    for rows in [x.hsm.core.state.tables for x in cluster.machines if x.hsm is not None]:
+        held = rows[Table.USERS]["crypto-user/dup"]
+        assert isinstance(held, User)
+        rows[Table.USERS]["crypto-user/dup"] = msgspec.structs.replace(
+            held, quorum_key=approver.public
+        )
+    for field in ("quorum_key", "mfa_key"):
+        row = User("second", CU, "hash", 1, **{field: approver.public})  # type: ignore[arg-type]
+        sealed = signed_by(family, family.here, user=e.encode(row))
+        assert take(family, sealed, of_user=True) == "key-taken"
 
 
 def test_a_public_key_is_not_found_by_reference_alone(family: Family) -> None:

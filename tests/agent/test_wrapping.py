@@ -119,15 +119,15 @@ def test_a_key_leaves_and_comes_back_less_trusted(used: Wrapped) -> None:
 
 def test_session_keys_wrap_and_unwrap_where_they_live(used: Wrapped) -> None:
     session = used.session
-    [kek] = session.make_session_keys(AES, (draft(wrap="true", unwrap="true"),))
+    [kek] = session.session_keys.make(AES, (draft(wrap="true", unwrap="true"),))
     [token] = used.make(AES, SECRET_DRAFT)
     wrapped = session.wrap_key(token.ref, kek.ref, KWP)
-    key = session.unwrap_session_key(kek.ref, KWP, wrapped, KeyType.AES, draft(decrypt="true"))
+    key = session.session_keys.unwrap(kek.ref, KWP, wrapped, KeyType.AES, draft(decrypt="true"))
     assert key.ref & SESSION_KEY_BIT
     assert not key.attributes.token
     assert session.decrypt(key.ref, session.encrypt(token.ref, b"x")) == b"x"
     change = m.UnwrapKey(kek.ref, KWP, wrapped, KeyType.AES, SECRET_DRAFT)
-    home = session.home_of(kek.ref)
+    home = session.session_keys.home_of(kek.ref)
     outcome = used.cluster.controller.change(lambda _: change, ticket=session.ticket(), author=home)
     assert not outcome.keys[0].ref & SESSION_KEY_BIT
     with pytest.raises(RemoteError) as caught:  # another login's session key is nobody's
@@ -183,14 +183,14 @@ def test_the_owner_wraps_and_a_share_does_not(used: Wrapped) -> None:
     used.change(m.ShareKey(key.ref, "friend"))
     used.change(m.ShareKey(kek.ref, "friend"))
     assert code_of(friend.wrap_key, key.ref, kek.ref, KWP) == "not-owner"
-    [own] = friend.make_session_keys(AES, (draft(),))
+    [own] = friend.session_keys.make(AES, (draft(),))
     assert code_of(friend.wrap_key, own.ref, kek.ref, KWP) == "not-owner"
     wrapped = used.session.wrap_key(key.ref, kek.ref, KWP)
     asked = (kek.ref, KWP, wrapped, KeyType.AES, draft())
-    assert code_of(friend.unwrap_session_key, *asked) == "not-owner"
+    assert code_of(friend.session_keys.unwrap, *asked) == "not-owner"
     used.trust(kek)  # a trusted key is there to be shared
     wrapped = friend.wrap_key(own.ref, kek.ref, KWP)
-    assert friend.unwrap_session_key(kek.ref, KWP, wrapped, KeyType.AES, draft()).ref
+    assert friend.session_keys.unwrap(kek.ref, KWP, wrapped, KeyType.AES, draft()).ref
     assert code_of(friend.wrap_key, key.ref, kek.ref, KWP) == "not-owner"
 
 
@@ -303,29 +303,29 @@ def test_a_pair_split_over_session_and_ledger_counts_as_one(fresh: Wrapped) -> N
 
     def keep(key: Key) -> Key:
         change = m.KeepSessionKey(key.ref)
-        home = session.home_of(key.ref)
+        home = session.session_keys.home_of(key.ref)
         outcome = cluster.controller.change(lambda _: change, ticket=session.ticket(), author=home)
         return outcome.keys[0]
 
     halves = pair({}, {"unwrap": "true", "extractable": "false"})
-    public, private = session.make_session_keys(RSA, halves)
+    public, private = session.session_keys.make(RSA, halves)
     kept = keep(private)  # the public half is in this connection alone
     wraps = ("wrap", "true")
-    assert code_of(session.change_session_key, public.ref, *wraps) == "attribute-conflict"
+    assert code_of(session.session_keys.change, public.ref, *wraps) == "attribute-conflict"
     used.set(kept, "decrypt", "true")
-    assert code_of(session.change_session_key, public.ref, *wraps) == "attribute-conflict"
+    assert code_of(session.session_keys.change, public.ref, *wraps) == "attribute-conflict"
     # The other way round: what the ledger's half was allowed to do, the session's half notes.
-    public, private = session.make_session_keys(RSA, halves)
+    public, private = session.session_keys.make(RSA, halves)
     kept = keep(public)
     used.set(kept, "wrap", "true")
     [key] = used.make(AES, draft())
     wrapped = session.wrap_key(key.ref, kept.ref, OAEP)
     used.change(m.DeleteKey(kept.ref))
     decrypts = ("decrypt", "true")
-    assert code_of(session.change_session_key, private.ref, *decrypts) == "attribute-conflict"
-    assert session.unwrap_session_key(private.ref, OAEP, wrapped, KeyType.AES, draft()).ref
+    assert code_of(session.session_keys.change, private.ref, *decrypts) == "attribute-conflict"
+    assert session.session_keys.unwrap(private.ref, OAEP, wrapped, KeyType.AES, draft()).ref
     # And one that decrypts already ends when its public half may wrap.
-    public, private = session.make_session_keys(RSA, pair({}, {"decrypt": "true"}))
+    public, private = session.session_keys.make(RSA, pair({}, {"decrypt": "true"}))
     kept = keep(public)
     used.set(kept, "wrap", "true")
     oaep = CipherMechanism(CipherScheme.RSA_OAEP, hash=HashFunction.SHA1)
@@ -419,6 +419,7 @@ def test_what_a_quorum_guards_leaves_with_its_approval_alone(
     )
     [key] = used.make(AES, guarded)
     assert wrap_code(used, key, kek) == "quorum-failed"
+    assert ("key-use-refused", f"0x{key.ref:016x} wrap") in audit_events(used)
     request = use_digest("wrap", key.ref, "cu", KWP, kek.ref.to_bytes(8, "big"))
     for machine in used.cluster.machines:  # as an approved `KeyUseApproved` leaves it
         assert machine.hsm is not None
@@ -431,3 +432,27 @@ def test_what_a_quorum_guards_leaves_with_its_approval_alone(
         assert code_of(used.change, relabel) == "quorum-approval"
     else:
         used.change(relabel)
+
+
+def test_no_mac_is_made_of_what_is_not_guarded(used: Wrapped) -> None:
+    """CMAC is AES-ECB over a few blocks, and AES-CTR shows the same either way it is run."""
+    guarded = m.KeyDraft(
+        KeyClass.SECRET, "guarded", (("encrypt", "true"), ("decrypt", "true")), shared=("friend",),
+        use_quorum=2,
+    )  # fmt: skip
+    [key] = used.make(AES, guarded)
+    ecb = CipherMechanism(CipherScheme.AES_ECB)
+    ctr = CipherMechanism(CipherScheme.AES_CTR, bytes(16))
+    for session in (used.session, used.friend):
+        for act, name, mechanism in (
+            (session.encrypt, "encrypt", ecb),
+            (session.encrypt, "encrypt", ctr),
+            (session.decrypt, "decrypt", ctr),
+        ):
+            assert code_of(act, key.ref, bytes(16), mechanism=mechanism) == "quorum-failed"
+            request = use_digest(name, key.ref, session.name, mechanism, bytes(16))
+            for machine in used.cluster.machines:
+                assert machine.hsm is not None
+                grant = UseGrant(key.ref, session.name, used.cluster.clock.ms + 60_000)
+                machine.hsm.core.state.tables[Table.GRANTS][request.hex()] = grant
+            assert len(act(key.ref, bytes(16), mechanism=mechanism)) == 16

@@ -34,8 +34,9 @@ from orchestrator.lab.lab import LabStatus
 from orchestrator.lab.protocol import AgentStatus
 from orchestrator.model.entries import Actor
 from orchestrator.model.errors import LoginFailedError
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import Curve, KeyClass, KeySpec, KeyType
-from orchestrator.model.keys import Attributes, Key, KeyFilter
+from orchestrator.model.keys import Attributes, Key
 from orchestrator.model.profile import FirmwareProfile
 from orchestrator.model.quorum import ApprovalData
 from orchestrator.model.roles import Role
@@ -159,6 +160,9 @@ class StandIns(Services):
             audit=lambda *_: [record],
             verify_audit=lambda _: [AuditCheck(HSM, 30, problem)],
         )
+
+    def membership(self, plane: Any) -> Any:
+        return SimpleNamespace(create=self.create_hsm, delete=self.delete_hsm)
 
     def recovery(self, plane: Any) -> Any:
         return SimpleNamespace(recover=self.note("recover", self.view()))
@@ -307,8 +311,7 @@ class StandIns(Services):
     def changes(self, cluster: str, session: Any) -> Any:
         names = (
             "create_user", "delete_user", "change_password", "admit_host", "expel_host",
-            "unlock_user", "disable_user", "enable_user", "transfer_keys", "set_mfa", "remove_mfa",
-            "revoke_login_ticket",
+            "unlock_user", "disable_user", "enable_user", "transfer_keys",
         )  # fmt: skip
         quorum = ("set_value", "set_policy", "delete_tokens", "register")
         return SimpleNamespace(
@@ -322,9 +325,14 @@ class StandIns(Services):
             import_public_key=self.note("import_public_key", (CHANGE, self.key)),
             generate_keys=self.generate_keys,
             create_recovery_key=self.recovery_key,
-            mfa_enrolment=lambda *_: POSSESSION,
-            issue_login_ticket=self.note("issue_login_ticket", LOGIN_TICKET),
-            login_tickets=lambda: (LoginTicketView("login-1", "cu", Role.CRYPTO_USER, 7, NOON),),
+            factors=SimpleNamespace(
+                enrolment=lambda *_: POSSESSION,
+                set=self.note("set_mfa", CHANGE),
+                remove=self.note("remove_mfa", CHANGE),
+                issue_ticket=self.note("issue_login_ticket", LOGIN_TICKET),
+                tickets=lambda: (LoginTicketView("login-1", "cu", Role.CRYPTO_USER, 7, NOON),),
+                revoke_ticket=self.note("revoke_login_ticket", CHANGE),
+            ),
             quorum=SimpleNamespace(
                 **{name: self.note(name, CHANGE) for name in quorum},
                 actor=Actor(session.name, session.role),
@@ -386,6 +394,10 @@ class FakeSession:
     def wrap_key(self, payload: int, wrapper: int, mechanism: Any) -> bytes:
         self.services.calls.append(("wrap_key", payload, wrapper, mechanism))
         return bytes(24)
+
+    @property
+    def session_keys(self) -> Any:
+        return SimpleNamespace(make=self.make_session_keys)
 
     def make_session_keys(self, spec: KeySpec, drafts: tuple[KeyDraft, ...]) -> tuple[Key, ...]:
         self.services.calls.append(("session-keys", spec, drafts))

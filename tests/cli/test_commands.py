@@ -16,6 +16,7 @@ from orchestrator.cli import next_steps
 from orchestrator.cli.command import repeat_flags
 from orchestrator.control.views import ClusterState
 from orchestrator.model.errors import RefusedError
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import (
     HashFunction,
     KeyClass,
@@ -24,7 +25,6 @@ from orchestrator.model.key_spec import (
     SignMechanism,
     SignScheme,
 )
-from orchestrator.model.keys import KeyFilter
 from orchestrator.wire.messages import KeyDraft
 from tests.cli import document
 from tests.cli.conftest import ADMIN, ALICE, Run, words

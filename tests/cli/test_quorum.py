@@ -35,6 +35,9 @@ REQUESTS = {
     f"user disable {USER}": "user disable username=bob role=crypto-user",
     f"user enable {USER}": "user enable username=bob role=crypto-user",
     "user transfer-keys --username bob --to eve": "user transfer-keys username=bob to=eve",
+    f"user replicate {USER} --source-cluster-id cluster-a": (
+        "user replicate username=bob role=crypto-user source=cluster-a"
+    ),
     "quorum set-value --service user --value 2": "quorum set-value service=user value=2",
     "host expel host-1b": "host expel host=host-1b",
     "recovery create-shares --threshold 2 --shares 3": (

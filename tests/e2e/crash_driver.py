@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from orchestrator.control.backups import Backups
+from orchestrator.control.membership import Membership
 from orchestrator.control.plane import ControlPlane
 from orchestrator.control.recovery import Recovery
 from orchestrator.lab.hosts import LabHosts
@@ -46,7 +47,7 @@ def main(home: str, operation: str, *arguments: str) -> None:
     try:
         match operation, *arguments:
             case "first" | "join" | "restore", cluster, zone:
-                result = plane.create_hsm(cluster, zone).hsm_id
+                result = Membership(plane).create(cluster, zone).hsm_id
             case "initialize", cluster:
                 initialize(plane, cluster)
             case "key", cluster, label:
@@ -54,7 +55,7 @@ def main(home: str, operation: str, *arguments: str) -> None:
             case "backup", cluster:
                 result = Backups(plane).create(cluster).backup_id
             case "remove", cluster, hsm:
-                plane.delete_hsm(cluster, hsm, force=True)
+                Membership(plane).delete(cluster, hsm, force=True)
             case "recover", backup, *words:
                 result = Recovery(plane).recover(backup, words, "lab-1a").cluster_id
             case _:

@@ -14,12 +14,13 @@ from pathlib import Path
 from orchestrator.control.automatic import MILESTONES
 from orchestrator.control.backups import Backups
 from orchestrator.control.inspection import Inspection
+from orchestrator.control.membership import Membership
 from orchestrator.control.plane import ControlPlane
 from orchestrator.control.views import BackupState, HsmState
 from orchestrator.lab import lab
 from orchestrator.lab.hosts import LabHosts
 from orchestrator.lab.layout import Layout
-from orchestrator.model.keys import KeyFilter
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.roles import Role
 from orchestrator.model.steps import Step
 from tests.e2e.crash_driver import ADMIN, USER, initialize
@@ -76,7 +77,7 @@ class Site:
         self.open()
         plane = self.plane
         self.cluster = plane.create_cluster("hsm2m.medium", (), None, None).cluster_id
-        plane.create_hsm(self.cluster, "lab-1a")
+        Membership(plane).create(self.cluster, "lab-1a")
         initialize(plane, self.cluster)
         plane.activate(self.cluster, ADMIN)
         with plane.login(self.cluster, Role.ADMIN, "admin", ADMIN) as admin:
@@ -85,7 +86,7 @@ class Site:
             changes.admit_host("host-1b")
             changes.admit_host("host-1c")
             self.words = changes.create_recovery_key(2, 3)[:2]
-        plane.create_hsm(self.cluster, "lab-1b")
+        Membership(plane).create(self.cluster, "lab-1b")
         self.backup = Backups(plane).create(self.cluster).backup_id
         self.labels: list[str] = []
 
@@ -171,13 +172,13 @@ def begin(site: Site, operation: str, name: str) -> tuple[str, ...]:
             source = site.backup if operation == "restore" else None
             other = plane.create_cluster("hsm2m.medium", (), None, source).cluster_id
             if operation == "initialize":
-                plane.create_hsm(other, "lab-1a")
+                Membership(plane).create(other, "lab-1a")
                 return (other,)
             return (other, "lab-1a")
         case "join":
             return (site.cluster, "lab-1c")
         case "remove":
-            return (site.cluster, plane.create_hsm(site.cluster, "lab-1c").hsm_id)
+            return (site.cluster, Membership(plane).create(site.cluster, "lab-1c").hsm_id)
         case "key":
             site.labels.append(name)
             return (site.cluster, name)

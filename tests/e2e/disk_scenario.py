@@ -16,12 +16,13 @@ from pathlib import Path
 
 from orchestrator.control.backups import Backups
 from orchestrator.control.inspection import Inspection
+from orchestrator.control.membership import Membership
 from orchestrator.control.plane import ControlPlane
 from orchestrator.lab import lab
 from orchestrator.lab.hosts import LabHosts
 from orchestrator.lab.layout import Layout
 from orchestrator.model.errors import OrchestratorError
-from orchestrator.model.keys import KeyFilter
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.roles import Role
 from tests.e2e.crash_driver import ADMIN, USER, initialize, key
 
@@ -74,7 +75,7 @@ class Scenario:
         lab.up(self.home, 3)
         self.plane = plane = ControlPlane.open(self.home, LabHosts(self.home))
         self.cluster = plane.create_cluster("hsm2m.medium", (), None, None).cluster_id
-        plane.create_hsm(self.cluster, "lab-1a")
+        Membership(plane).create(self.cluster, "lab-1a")
         initialize(plane, self.cluster)
         plane.activate(self.cluster, ADMIN)
         with plane.login(self.cluster, Role.ADMIN, "admin", ADMIN) as admin:
@@ -82,8 +83,8 @@ class Scenario:
             changes.create_user("user", Role.CRYPTO_USER, USER)
             changes.admit_host("host-1b")
             changes.admit_host("host-1c")
-        plane.create_hsm(self.cluster, "lab-1b")
-        self.victim = plane.create_hsm(self.cluster, "lab-1c").hsm_id
+        Membership(plane).create(self.cluster, "lab-1b")
+        self.victim = Membership(plane).create(self.cluster, "lab-1c").hsm_id
         self.ref = self.make("before")
         self.user = plane.login(self.cluster, Role.CRYPTO_USER, "user", USER)
         self.sealed = self.user.encrypt(self.ref, b"kept")
@@ -103,14 +104,18 @@ class Scenario:
         self.told["one-full-use"] = self.use()
         self.told["one-full-use-there"] = self.user.list_keys(KeyFilter(), hsm=self.victim).total
         other = self.plane.create_cluster("hsm2m.medium", (), None, None).cluster_id
-        self.told["one-full-create"] = code_of(lambda: self.plane.create_hsm(other, "lab-1c"))
+        self.told["one-full-create"] = code_of(
+            lambda: Membership(self.plane).create(other, "lab-1c")
+        )
         self.told["one-full-left"] = [
             p.name for p in self.small.glob("*/") if p.name != self.victim
         ]
         ballast.unlink()
-        self.told["one-full-created"] = code_of(lambda: self.plane.create_hsm(other, "lab-1c"))
+        self.told["one-full-created"] = code_of(
+            lambda: Membership(self.plane).create(other, "lab-1c")
+        )
         [made] = self.plane.hsms(other)
-        self.plane.delete_hsm(other, made.hsm_id, force=True)
+        Membership(self.plane).delete(other, made.hsm_id, force=True)
         self.plane.delete_cluster(other)
         self.told["one-full-healed"] = wait_until_consistent(self.plane, self.cluster)
 

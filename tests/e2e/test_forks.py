@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from orchestrator.control.inspection import Inspection
+from orchestrator.control.membership import Membership
 from orchestrator.control.plane import ControlPlane
 from orchestrator.lab import lab
 from orchestrator.lab.hosts import LabHosts
 from orchestrator.model.entries import Entry
 from orchestrator.model.errors import OrchestratorError
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import KeyClass, KeySpec, KeyType
-from orchestrator.model.keys import KeyFilter
 from orchestrator.model.roles import Role
 from orchestrator.wire import messages as m
 from tests.e2e.crash_driver import ADMIN, USER, initialize, key
@@ -40,7 +41,7 @@ class Site:
         lab.up(home, len(zones))
         self.plane = ControlPlane.open(home, LabHosts(home))
         self.cluster = self.plane.create_cluster("hsm2m.medium", (), None, None).cluster_id
-        self.hsms = [self.plane.create_hsm(self.cluster, "lab-1a").hsm_id]
+        self.hsms = [Membership(self.plane).create(self.cluster, "lab-1a").hsm_id]
         initialize(self.plane, self.cluster)
         self.plane.activate(self.cluster, ADMIN)
         with self.plane.login(self.cluster, Role.ADMIN, "admin", ADMIN) as admin:
@@ -48,7 +49,7 @@ class Site:
             changes.create_user("user", Role.CRYPTO_USER, USER)
             for zone in zones[1:]:
                 changes.admit_host(f"host-1{zone}")
-                self.hsms.append(self.plane.create_hsm(self.cluster, f"lab-1{zone}").hsm_id)
+                self.hsms.append(Membership(self.plane).create(self.cluster, f"lab-1{zone}").hsm_id)
 
     def reopen(self) -> None:
         """As every command does: a controller that has heard nobody yet."""
@@ -199,8 +200,8 @@ def test_of_two_true_branches_an_admin_chooses(site: Site) -> None:
     assert any(p.startswith(forked) for p in problems), problems
     assert message_of(lambda: Inspection(site.plane).adopt(site.cluster, None)).startswith("forked")
     Inspection(site.plane).adopt(site.cluster, one)
-    site.plane.delete_hsm(site.cluster, two, force=False)
-    site.plane.create_hsm(site.cluster, "lab-1b")
+    Membership(site.plane).delete(site.cluster, two, force=False)
+    Membership(site.plane).create(site.cluster, "lab-1b")
     site.make("after")
     assert Inspection(site.plane).verify(site.cluster).is_consistent
     assert site.labels() == ["after", "left", "more"]

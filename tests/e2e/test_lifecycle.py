@@ -13,6 +13,7 @@ from orchestrator.client.directory import read_anchor
 from orchestrator.client.session import Session
 from orchestrator.control.backups import Backups
 from orchestrator.control.inspection import Inspection
+from orchestrator.control.membership import Membership
 from orchestrator.control.plane import ControlPlane
 from orchestrator.control.views import ChangeReport
 from orchestrator.lab import demo, lab
@@ -59,8 +60,8 @@ def session(job: demo.Demo, role: Role, name: str) -> Session:
 def test_there_is_one_hsm_until_activation(job: demo.Demo) -> None:
     job.create()
     plane, cluster = job.plane, job.cluster
-    assert code_of(lambda: plane.create_hsm(cluster, "lab-1b")) == "not-activated"
-    assert code_of(lambda: plane.create_hsm(cluster, "lab-9z")) == "not-found"
+    assert code_of(lambda: Membership(plane).create(cluster, "lab-1b")) == "not-activated"
+    assert code_of(lambda: Membership(plane).create(cluster, "lab-9z")) == "not-found"
     assert code_of(lambda: plane.delete_cluster(cluster)) == "has-hsms"
     assert code_of(lambda: plane.activate(cluster, b"password-1")) == "not-found"  # no anchor
     job.ceremony()
@@ -74,7 +75,7 @@ def test_a_removed_hsm_takes_no_login_with_it(active: demo.Demo) -> None:
     plane, cluster = active.plane, active.cluster
     gone, *staying = [hsm.hsm_id for hsm in plane.hsms(cluster)]
     directory = plane.infrastructure.hsm_directory("host-1a", gone)
-    plane.delete_hsm(cluster, gone, force=False)
+    Membership(plane).delete(cluster, gone, force=False)
     assert not directory.exists()
     assert [hsm.hsm_id for hsm in plane.hsms(cluster)] == staying
     assert len(running.random(8)) == 8  # its ticket is of an earlier secret
@@ -85,7 +86,7 @@ def test_a_removed_hsm_takes_no_login_with_it(active: demo.Demo) -> None:
 def test_a_dead_hsm_of_two_is_removed_and_replaced(active: demo.Demo) -> None:
     plane, cluster = active.plane, active.cluster
     first, second, dead = [hsm.hsm_id for hsm in plane.hsms(cluster)]
-    plane.delete_hsm(cluster, first, force=False)
+    Membership(plane).delete(cluster, first, force=False)
     lab.kill(active.home, dead)
     changes = plane.changes(cluster, session(active, Role.ADMIN, "admin"))
 
@@ -93,24 +94,24 @@ def test_a_dead_hsm_of_two_is_removed_and_replaced(active: demo.Demo) -> None:
         return changes.create_user("late", Role.CRYPTO_USER, b"password-1")
 
     assert code_of(create) == "unavailable"  # one holder would be too few
-    plane.delete_hsm(cluster, dead, force=False)
+    Membership(plane).delete(cluster, dead, force=False)
     assert [hsm.hsm_id for hsm in plane.hsms(cluster)] == [second]
     assert create().held == 1
-    plane.create_hsm(cluster, "lab-1c")
+    Membership(plane).create(cluster, "lab-1c")
     assert Inspection(plane).verify(cluster).is_consistent
 
 
 def test_the_last_hsm_is_not_lost_by_mistake(active: demo.Demo) -> None:
     plane, cluster = active.plane, active.cluster
     first, second, last = [hsm.hsm_id for hsm in plane.hsms(cluster)]
-    plane.delete_hsm(cluster, first, force=False)
-    plane.delete_hsm(cluster, second, force=False)
-    assert code_of(lambda: plane.delete_hsm(cluster, last, force=False)) == "last-hsm"
+    Membership(plane).delete(cluster, first, force=False)
+    Membership(plane).delete(cluster, second, force=False)
+    assert code_of(lambda: Membership(plane).delete(cluster, last, force=False)) == "last-hsm"
     changes = plane.changes(cluster, session(active, Role.ADMIN, "admin"))
     changes.create_recovery_key(2, 3)
-    plane.delete_hsm(cluster, last, force=False)
+    Membership(plane).delete(cluster, last, force=False)
     assert Backups(plane).list()[-1].users == 4
-    assert code_of(lambda: plane.create_hsm(cluster, "lab-1a")) == "no-living-hsm"
+    assert code_of(lambda: Membership(plane).create(cluster, "lab-1a")) == "no-living-hsm"
 
 
 def test_a_backup_becomes_a_clone_while_the_family_lives(active: demo.Demo) -> None:
@@ -121,7 +122,7 @@ def test_a_backup_becomes_a_clone_while_the_family_lives(active: demo.Demo) -> N
         _, ref = plane.changes(active.cluster, owner).put_object(stored)
     backup = Backups(plane).create(active.cluster).backup_id
     clone = plane.create_cluster("hsm2m.medium", (), None, backup).cluster_id
-    plane.create_hsm(clone, "lab-1c")
+    Membership(plane).create(clone, "lab-1c")
     with plane.login(clone, Role.CRYPTO_USER, "cu1", active.passwords["cu1"]) as login:
         assert login.key("demo-ec").owner == "cu1"
         [restored] = login.list_objects(ObjectFilter(label="web")).objects
@@ -252,7 +253,7 @@ def test_backups_come_by_themselves(job: demo.Demo) -> None:
     job.join()
     eventually(lambda: reasons()[-1] == "automatic: hsm-joined")
     victim = job.plane.hsms(job.cluster)[-1].hsm_id
-    job.plane.delete_hsm(job.cluster, victim, force=False)
+    Membership(job.plane).delete(job.cluster, victim, force=False)
     eventually(lambda: reasons()[-1] == "automatic: hsm-removed")
     made = reasons()
     for view in backups.list():

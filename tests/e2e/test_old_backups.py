@@ -16,8 +16,8 @@ from orchestrator.control.recovery import Recovery
 from orchestrator.lab import lab
 from orchestrator.lab.hosts import LabHosts
 from orchestrator.model.errors import RefusedError
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import SignScheme
-from orchestrator.model.keys import KeyFilter
 from orchestrator.model.roles import Role
 from orchestrator.sealed.snapshot import FORMAT_VERSION, parse_snapshot
 

@@ -17,6 +17,7 @@ from orchestrator.client.session import Session
 from orchestrator.control.backups import Backups
 from orchestrator.control.changes import Changes
 from orchestrator.control.inspection import Inspection
+from orchestrator.control.membership import Membership
 from orchestrator.control.quorum import restore_request
 from orchestrator.lab import demo, lab
 from orchestrator.model import entries as e
@@ -222,8 +223,8 @@ def test_a_token_outlives_a_new_connection_and_a_lost_hsm(guarded: Site) -> None
     token = first.quorum.generate(Service.USER)
     approval = guarded.approved(token, "ana", "ben")
     victim = guarded.plane.hsms(guarded.cluster)[0]
-    guarded.plane.delete_hsm(guarded.cluster, victim.hsm_id, force=False)
-    guarded.plane.create_hsm(guarded.cluster, victim.availability_zone)
+    Membership(guarded.plane).delete(guarded.cluster, victim.hsm_id, force=False)
+    Membership(guarded.plane).create(guarded.cluster, victim.availability_zone)
     # Another command, another log-in of the same person.
     guarded.of("ben").create_user("outlived", Role.CRYPTO_USER, PASSWORD, approval=approval)
 
@@ -269,9 +270,9 @@ def test_a_guarded_key_signs_what_was_approved_and_nothing_else(site: Site) -> N
 
 def enrol(site: Site, name: str, key: OpensslKey) -> None:
     changes = site.of(name)
-    file = changes.mfa_enrolment(name, Role.CRYPTO_USER)
+    file = changes.factors.enrolment(name, Role.CRYPTO_USER)
     assert len(file.parts) == 3
-    changes.set_mfa(name, Role.CRYPTO_USER, PASSWORD, key.public, file.signed(key.sign))
+    changes.factors.set(name, Role.CRYPTO_USER, PASSWORD, key.public, file.signed(key.sign))
 
 
 def mfa_login(site: Site, name: str, key: OpensslKey) -> Session:
@@ -304,11 +305,11 @@ def test_a_second_factor_from_enrolment_to_removal(site: Site, eve: OpensslKey) 
     assert len(session.random(8)) == 8
     rotated = OpensslKey(site.directory, "rotated")
     changes = site.changes(session)
-    file = changes.mfa_enrolment("eve", Role.CRYPTO_USER).signed(rotated.sign)
-    changes.set_mfa("eve", Role.CRYPTO_USER, None, rotated.public, file)
+    file = changes.factors.enrolment("eve", Role.CRYPTO_USER).signed(rotated.sign)
+    changes.factors.set("eve", Role.CRYPTO_USER, None, rotated.public, file)
     assert refusal(lambda: session.random(8)).code == "ticket-refused"
     assert refusal(lambda: mfa_login(site, "eve", eve)).code == "login-failed"
-    site.changes(mfa_login(site, "eve", rotated)).remove_mfa("eve", Role.CRYPTO_USER)
+    site.changes(mfa_login(site, "eve", rotated)).factors.remove("eve", Role.CRYPTO_USER)
     site.login(Role.CRYPTO_USER, "eve")
 
 
@@ -340,28 +341,28 @@ def test_a_factor_is_good_once_and_where_it_was_asked_for(site: Site, eve: Opens
 
 def test_a_lent_login_for_applications(site: Site, eve: OpensslKey) -> None:
     plain = site.of("cu")
-    refused = refusal(lambda: plain.issue_login_ticket(os.getuid(), 8))
+    refused = refusal(lambda: plain.factors.issue_ticket(os.getuid(), 8))
     assert refused.code == "second-factor-needed"
     session = mfa_login(site, "eve", eve)
     changes = site.changes(session)
-    file = changes.issue_login_ticket(os.getuid(), 8)
+    file = changes.factors.issue_ticket(os.getuid(), 8)
     again = LoginTicketFile.parse(file.pack())
     lent = site.plane.login_with_ticket(again)
     site.sessions.append(lent)
     assert len(lent.random(8)) == 8
     for forbidden in (
-        lambda: site.changes(lent).issue_login_ticket(os.getuid(), 8),
+        lambda: site.changes(lent).factors.issue_ticket(os.getuid(), 8),
         lambda: site.changes(lent).change_password("eve", Role.CRYPTO_USER, b"password-2"),
-        lambda: site.changes(lent).remove_mfa("eve", Role.CRYPTO_USER),
+        lambda: site.changes(lent).factors.remove("eve", Role.CRYPTO_USER),
     ):
         assert refusal(forbidden).code == "second-factor-needed"
-    other = changes.issue_login_ticket(os.getuid() + 1, 8)
+    other = changes.factors.issue_ticket(os.getuid() + 1, 8)
     assert refusal(lambda: site.plane.login_with_ticket(other)).code == "ticket-refused"
-    assert {t.login for t in changes.login_tickets()} == {file.login, other.login}
-    changes.revoke_login_ticket(file.login)
+    assert {t.login for t in changes.factors.tickets()} == {file.login, other.login}
+    changes.factors.revoke_ticket(file.login)
     assert refusal(lambda: lent.random(8)).code == "ticket-refused"
     assert refusal(lambda: site.plane.login_with_ticket(again)).code == "ticket-refused"
-    assert refusal(lambda: changes.issue_login_ticket(os.getuid(), 25)).code == "ticket-rule"
+    assert refusal(lambda: changes.factors.issue_ticket(os.getuid(), 25)).code == "ticket-rule"
 
 
 def set_value(site: Site, service: Service, value: int) -> None:
@@ -418,33 +419,39 @@ def test_restoring_a_backup_and_deleting_the_cluster_can_need_people(site: Site)
     # Restoring: the backup's own admins approve, of this very backup.
     made = plane.create_cluster("hsm2m.medium", (), None, backup.backup_id)
     zone = made.availability_zones[0]
-    assert MESSAGE in str(refusal(lambda: plane.create_hsm(made.cluster_id, zone)))
+    assert MESSAGE in str(refusal(lambda: Membership(plane).create(made.cluster_id, zone)))
     now_s = plane.clock.now_ms() // 1000
     other = site.approved(restore_request("backup-other", "ana", now_s), "ana", "cai")
     assert "backup-other" in str(
-        refusal(lambda: plane.create_hsm(made.cluster_id, zone, approval=other))
+        refusal(lambda: Membership(plane).create(made.cluster_id, zone, approval=other))
     )
     late = site.approved(restore_request(backup.backup_id, "ana", now_s - 700), "ana", "cai")
-    assert "expired" in str(refusal(lambda: plane.create_hsm(made.cluster_id, zone, approval=late)))
+    assert "expired" in str(
+        refusal(lambda: Membership(plane).create(made.cluster_id, zone, approval=late))
+    )
     approval = site.approved(restore_request(backup.backup_id, "ana", now_s), "ana", "cai")
-    [restored] = [plane.create_hsm(made.cluster_id, zone, approval=approval)]
+    [restored] = [Membership(plane).create(made.cluster_id, zone, approval=approval)]
     assert len(plane.users(made.cluster_id)) == len(plane.users(cluster))
     # Deleting the restored cluster's only HSM: force is no approval.
     for _ in range(2):  # a refusal leaves nothing that a second try could rely on
-        refused = refusal(lambda: plane.delete_hsm(made.cluster_id, restored.hsm_id, force=True))
+        refused = refusal(
+            lambda: Membership(plane).delete(made.cluster_id, restored.hsm_id, force=True)
+        )
         assert str(refused) == MESSAGE
     session = plane.login(made.cluster_id, Role.ADMIN, "ana", PASSWORD)
     site.sessions.append(session)
     token = plane.changes(made.cluster_id, session).quorum.request(e.ClusterClosed())
-    plane.delete_hsm(
+    Membership(plane).delete(
         made.cluster_id, restored.hsm_id, force=True, approval=site.approved(token, "ana", "ben")
     )
     plane.delete_cluster(made.cluster_id)
     # Deleting one HSM of several.
     victim = plane.hsms(cluster)[0].hsm_id
-    assert str(refusal(lambda: plane.delete_hsm(cluster, victim, force=False))) == MESSAGE
+    assert str(refusal(lambda: Membership(plane).delete(cluster, victim, force=False))) == MESSAGE
     assert victim in {view.hsm_id for view in plane.hsms(cluster)}
     draft = e.HsmRemoved(victim, e.Rekey(0, ()), compromised=False)
     token = site.of("ana").quorum.request(draft)
-    plane.delete_hsm(cluster, victim, force=False, approval=site.approved(token, "ana", "ben"))
+    Membership(plane).delete(
+        cluster, victim, force=False, approval=site.approved(token, "ana", "ben")
+    )
     assert victim not in {view.hsm_id for view in plane.hsms(cluster)}

@@ -121,10 +121,6 @@ class FakeTokenStore:
         """Return the store as it is after a crash: the durable part alone."""
         return FakeTokenStore(self._durable)
 
-    @property
-    def profile_name(self) -> str:
-        return "fake"
-
     def identity_public(self) -> bytes:
         return _spki(self._durable.identity)
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from orchestrator.control.membership import Membership
 from orchestrator.control.plane import ControlPlane
 from orchestrator.lab import lab
 from orchestrator.lab.hosts import LabHosts
@@ -30,7 +31,7 @@ class Site:
         self.plane = ControlPlane.open(home, LabHosts(home))
         plane = self.plane
         self.cluster = plane.create_cluster("hsm2m.medium", (), "NON_FIPS", None).cluster_id
-        self.hsms = [plane.create_hsm(self.cluster, "lab-1a").hsm_id]
+        self.hsms = [Membership(plane).create(self.cluster, "lab-1a").hsm_id]
         signed, anchor = lab.sign_csr(home, plane.csr(self.cluster))
         plane.initialize(self.cluster, signed.read_bytes(), anchor.read_bytes())
         plane.activate(self.cluster, PASSWORD)
@@ -38,7 +39,7 @@ class Site:
             changes = plane.changes(self.cluster, admin)
             changes.create_user("cu", Role.CRYPTO_USER, PASSWORD)
             changes.admit_host("host-1b")
-        self.hsms.append(plane.create_hsm(self.cluster, "lab-1b").hsm_id)
+        self.hsms.append(Membership(plane).create(self.cluster, "lab-1b").hsm_id)
 
     def close(self) -> None:
         self.plane.close()

@@ -57,8 +57,8 @@ class Person:
     def enrol(self) -> None:
         """Have the key as second factor from now on."""
         changes = self.changes()
-        file = changes.mfa_enrolment(self.name, self.role).signed(self.sign)
-        changes.set_mfa(self.name, self.role, PASSWORD, self.public, file)
+        file = changes.factors.enrolment(self.name, self.role).signed(self.sign)
+        changes.factors.set(self.name, self.role, PASSWORD, self.public, file)
 
     def login_mfa(self) -> Session:
         session = self.session()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -13,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.gateway.worker.main import WORKER_BYTES_MAX
 from orchestrator.lab import lab
 from tests.gateway import wire as w
 from tests.gateway.lab import PIN, RunningGateway, Site
-from tests.lab.harness import eventually
+from tests.lab.harness import eventually, processes_of
 
 pytestmark = [pytest.mark.softhsm, pytest.mark.timeout(180)]
 
@@ -146,6 +148,38 @@ def test_a_stopped_gateway_serves_its_clients_to_the_end(site: Site, place: Path
     assert len(report["clients"]) == 1  # the old one's are its own
     assert new.stop() == 0
     client.sock.close()
+
+
+def test_a_question_for_the_status_ends_no_worker(site: Site, place: Path) -> None:
+    """Workers are asked by signal, the one that was forked just now too: it begins as this."""
+    gateway = RunningGateway(site, place)
+    os.kill(gateway.process.pid, signal.SIGUSR1)
+    assert gateway.connect().open()
+    assert gateway.stop() == 0
+
+
+def test_what_holds_passwords_leaves_no_core_and_takes_no_more_than_its_share(
+    gateway: RunningGateway,
+) -> None:
+    client = gateway.connect()
+    client.open()
+    report = json.loads(gateway.cli("status", "--output", "json"))
+    [worker] = [c["worker"]["pid"] for c in report["clients"] if c["client_pid"] == os.getpid()][
+        -1:
+    ]
+    agents = [
+        pid for pid in processes_of(gateway.site.home)
+        if "orchestrator.agent" in Path(f"/proc/{pid}/cmdline").read_text()
+    ]  # fmt: skip
+    assert len(agents) >= 2
+    for pid in (gateway.process.pid, worker, *agents):
+        assert limit(pid, "Max core file size") == "0"
+    assert limit(worker, "Max data size") == str(WORKER_BYTES_MAX)
+
+
+def limit(pid: int, name: str) -> str:
+    [line] = [x for x in Path(f"/proc/{pid}/limits").read_text().splitlines() if name in x]
+    return line.removeprefix(name).split()[0]
 
 
 def test_the_socket_is_its_owners_or_its_groups(site: Site, place: Path) -> None:

@@ -63,7 +63,7 @@ class Lent:
         self.changes = self.person.changes(self.person.login_mfa())
 
     def lend(self, uid: int | None = None) -> LoginTicketFile:
-        file = self.changes.issue_login_ticket(os.getuid() if uid is None else uid, 8)
+        file = self.changes.factors.issue_ticket(os.getuid() if uid is None else uid, 8)
         if self.path.is_dir():
             self.path.rmdir()
         self.path.unlink(missing_ok=True)
@@ -91,8 +91,8 @@ def eve(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Lent:
 def lent(eve: Lent) -> Iterator[Lent]:
     eve.lend()
     yield eve
-    for held in eve.changes.login_tickets():
-        eve.changes.revoke_login_ticket(held.login)
+    for held in eve.changes.factors.tickets():
+        eve.changes.factors.revoke_ticket(held.login)
 
 
 def login(gateway: Gateway, pin: bytes) -> tuple[Client, int]:
@@ -114,12 +114,12 @@ def test_a_lent_login_serves_an_application_and_outlives_its_ticket(
     assert works(*by_content)
     first, key = lent.file.login, json.loads(lent.path.read_bytes())["ticket"]
     second = lent.lend()
-    lent.changes.revoke_login_ticket(first)
+    lent.changes.factors.revoke_ticket(first)
     draws_anew = 30_000  # more than is pooled
     assert works(*by_path, draws_anew)  # the worker has read the file again
     with refused(CKR.USER_NOT_LOGGED_IN):
         works(*by_content, draws_anew)
-    lent.changes.revoke_login_ticket(second.login)
+    lent.changes.factors.revoke_ticket(second.login)
     with refused(CKR.USER_NOT_LOGGED_IN):
         works(*by_path, draws_anew)
     assert "the login of eve has ended" in caplog.text

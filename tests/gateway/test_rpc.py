@@ -271,6 +271,18 @@ def test_strings_are_padded_and_cut_between_characters() -> None:
     assert values.pack_string("aéé", 4) == w.counted("aé ".encode())
 
 
+def test_what_was_begun_before_is_decoded_to_values_of_its_own() -> None:
+    body = CALLS[42].request_head + values.U64.pack(7) + struct.pack("!II", 0x1041, 0xFFFF_FFFF)
+    body += values.U64.pack(9)
+    for offered in (0, 1):
+        _, first = decode(body, offered)
+        expected = list(first)
+        first[0] = None  # as a task does
+        assert decode(body, offered)[1] == expected == [7, mech.Mechanism(0x1041), 9]
+    with pytest.raises(MalformedError):
+        decode(body[:-1], 1)
+
+
 def test_the_corpus_is_decoded_or_refused_as_before() -> None:
     lines = [line.split(" ") for line in fuzz.CORPUS.read_text().splitlines()]
     decoded = [(int(offered), bytes.fromhex(body)) for offered, _, body in lines]

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from orchestrator.gateway.cryptoki import CKA, CKM, CKO, CKR
+from orchestrator.gateway.worker.application import SESSION_OBJECTS_MAX
 from orchestrator.wire import messages as m
 from tests.gateway import wire as w
 from tests.gateway.cluster import PIN, Gateway
@@ -326,6 +327,43 @@ def test_public_certificates_are_seen_without_a_login(gateway: Gateway) -> None:
     anonymous = other.open()
     assert len(other.find(anonymous, [(CKA.LABEL, b"seen")])) == 1
     assert other.find(anonymous, [(CKA.LABEL, b"hidden")]) == []
+
+
+def test_private_objects_of_a_session_are_the_users(gateway: Gateway) -> None:
+    client = gateway.connect()
+    session = client.open()
+    data = [(CKA.CLASS, 0), (CKA.TOKEN, 0), (CKA.VALUE, b"v")]
+
+    def create(private: int) -> int:
+        template = w.attributes([*data, (CKA.PRIVATE, private)])
+        return client.call(20, "uaA", w.u64(session) + template).u()
+
+    with refused(CKR.USER_NOT_LOGGED_IN):
+        create(1)
+    shown = create(0)
+    client.login(session, PIN)
+    hidden = create(1)
+    assert client.find(session, [(CKA.CLASS, 0), (CKA.VALUE, b"v")]) == [shown, hidden]
+    client.call(19, "u", w.u64(session))
+    assert client.find(session, [(CKA.CLASS, 0), (CKA.VALUE, b"v")]) == [shown]
+    client.login(session, PIN)
+    assert client.find(session, [(CKA.CLASS, 0), (CKA.VALUE, b"v")]) == [shown]
+
+
+def test_session_objects_are_bounded_over_all_sessions(gateway: Gateway) -> None:
+    client = gateway.connect()
+    sessions = [client.open() for _ in range(3)]
+    template = [(CKA.CLASS, 0), (CKA.TOKEN, 0), (CKA.PRIVATE, 0), (CKA.VALUE, b"v")]
+
+    def create(session: int) -> None:
+        client.call(20, "uaA", w.u64(session) + w.attributes(template))
+
+    for number in range(SESSION_OBJECTS_MAX):
+        create(sessions[number % 2])
+    with refused(CKR.DEVICE_MEMORY):
+        create(sessions[2])
+    client.call(11, "u", w.u64(sessions[0]))
+    create(sessions[2])
 
 
 def test_given_keys_are_imported_and_never_read(user: tuple[Client, int]) -> None:

@@ -19,6 +19,7 @@ import pytest
 from orchestrator.control import database
 from orchestrator.control.database import open_database
 from orchestrator.control.ledger import Ledger
+from orchestrator.control.membership import Membership
 from orchestrator.control.plane import ControlPlane
 from orchestrator.control.records import Records
 from orchestrator.lab.hosts import LabHosts
@@ -73,7 +74,7 @@ def test_a_locked_database_is_waited_for_and_then_said_so(plane: ControlPlane, h
         changes: list[Callable[[], object]] = [
             lambda: plane.delete_cluster(kept),
             plane.controller(kept).ledger.erase,
-            lambda: plane.create_hsm(kept, "lab-1a"),
+            lambda: Membership(plane).create(kept, "lab-1a"),
         ]
         for change in changes:
             with pytest.raises(UnavailableError):

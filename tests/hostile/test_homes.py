@@ -17,6 +17,7 @@ import pytest
 
 from orchestrator.control.backups import Backups
 from orchestrator.control.inspection import Inspection
+from orchestrator.control.membership import Membership
 from orchestrator.lab import demo, lab
 from orchestrator.lab.layout import HOME_BYTES_MAX, Layout, check_home
 from orchestrator.lab.protocol import Order, SupervisorHangsError, ask, receive
@@ -369,18 +370,18 @@ def test_ids_zones_and_hosts_that_are_not_there(tmp_path: Path) -> None:
         strange = ["", "..", "../lab-1a", "lab-1a\n", "LAB-1A", "lab-9z", "lab-1a,lab-1b", "\0"]
         for zone in strange:
             with pytest.raises(NotFoundError, match="has lab-1a, lab-1b, lab-1c"):
-                plane.create_hsm(cluster, zone)
+                Membership(plane).create(cluster, zone)
             with pytest.raises(NotFoundError, match="there are lab-1a, lab-1b, lab-1c"):
                 plane.create_cluster("hsm2m.medium", (zone,), None, None)
         for host in (*strange, "host-1b", "../host-1b"):
             with pytest.raises(NotFoundError, match="cloister host list"):
-                plane.create_hsm(cluster, "lab-1a", host=host)
+                Membership(plane).create(cluster, "lab-1a", host=host)
         for hsm in (*BAD_IDS, "hsm-notofours22", last.hsm_id[:-1], last.hsm_id.upper()):
             with pytest.raises(NotFoundError, match="cloister hsm list"):
-                plane.delete_hsm(cluster, hsm, force=True)
+                Membership(plane).delete(cluster, hsm, force=True)
         for other in ("", "cluster-notofours22", f"../{cluster}", cluster[:-1]):
             with pytest.raises(NotFoundError, match="cloister cluster list"):
-                plane.create_hsm(other, "lab-1a")
+                Membership(plane).create(other, "lab-1a")
             with pytest.raises(NotFoundError, match="cloister cluster list"):
                 plane.delete_cluster(other)
         assert [view.hsm_id for view in plane.hsms(cluster)] == [last.hsm_id]
@@ -389,11 +390,11 @@ def test_ids_zones_and_hosts_that_are_not_there(tmp_path: Path) -> None:
         assert found == before
         # The last one: refused without a recovery key, and then not touched; allowed by force.
         with pytest.raises(RefusedError, match=r"recovery create-shares.*--force") as caught:
-            plane.delete_hsm(cluster, last.hsm_id, force=False)
+            Membership(plane).delete(cluster, last.hsm_id, force=False)
         assert caught.value.code == "last-hsm"
         assert plane.hsms(cluster)[0].state == "ACTIVE"
         job._login(Role.ADMIN, "admin")
-        plane.delete_hsm(cluster, last.hsm_id, force=True)
+        Membership(plane).delete(cluster, last.hsm_id, force=True)
         assert plane.hsms(cluster) == []
         assert not directory.exists()
         plane.delete_cluster(cluster)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import cast
@@ -9,16 +10,22 @@ from typing import cast
 import msgspec
 import pytest
 
+from orchestrator.agent.preparing import WORKS_BYTES_MAX
 from orchestrator.agent.using import SESSION_KEYS_MAX
-from orchestrator.control.plane import HSMS_MAX, ControlPlane
+from orchestrator.control.membership import HSMS_MAX, Membership
+from orchestrator.control.plane import ControlPlane
 from orchestrator.control.profiles import load_profiles
 from orchestrator.control.records import ClusterRow
 from orchestrator.model import entries as e
-from orchestrator.model.decisions import MEMBERS_MAX, decide
+from orchestrator.model.cluster_decisions import MEMBERS_MAX
+from orchestrator.model.decisions import decide
 from orchestrator.model.errors import OrchestratorError, RefusedError, RemoteError, UsageError
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import KeyClass, KeySpec, KeyType
 from orchestrator.model.keys import Attributes, Key, check_label, parse_hex
+from orchestrator.model.objects import ObjectClass, ObjectDraft
 from orchestrator.model.roles import APPLIANCE_NAME, Role, parse_user_name
+from orchestrator.model.services import Service
 from orchestrator.model.state import ONLY, Put, State, Table, User, key_row, user_row
 from orchestrator.wire import messages as m
 from tests.stateful.harness import LocalCluster, Machine
@@ -179,7 +186,7 @@ def test_the_29th_hsm_is_refused_before_a_host_is_asked() -> None:
     row = ClusterRow("cluster-aaaaaaaaaaa", "hsm2m.medium", "FIPS", "lab-1a", "ACTIVE", 0, "")
     plane = SimpleNamespace(records=SimpleNamespace(hsms=lambda _: [None] * 28))
     with pytest.raises(RefusedError, match="at most 28 HSMs"):
-        ControlPlane._check_room(cast(ControlPlane, plane), row)
+        Membership(cast(ControlPlane, plane)).check_room(row)
 
 
 # --- texts ---
@@ -279,3 +286,60 @@ def test_session_keys_of_a_connection(cluster: LocalCluster) -> None:
     assert isinstance(reply, m.Refusal)
     assert (reply.code, len(peer.session_keys)) == ("limit", SESSION_KEYS_MAX)
     machine.hsm.disconnect(peer)
+
+
+def test_refused_work_is_not_kept_without_bounds(cluster: LocalCluster) -> None:
+    """A request may have nearly a frame, and be refused only by the rules: after it was noted."""
+    hsm = cluster.machines[0].hsm
+    assert hsm is not None
+    peer = hsm.connect(os.getuid())
+    draft = ObjectDraft(object_class=ObjectClass.DATA, value=bytes(900 * 1024))
+    for number in range(24):
+        asked = m.Prepare(cluster.ticket, f"huge-{number}", m.PutObject(draft), 0)
+        reply = hsm.answer(asked, peer)
+        assert isinstance(reply, m.Refusal)
+        assert reply.code == "object-rule"
+    assert sum(len(work.asked) for work in hsm.preparing._works.values()) <= WORKS_BYTES_MAX
+
+
+def test_a_token_belongs_to_the_login_that_asks_for_it_last(cluster: LocalCluster) -> None:
+    """The same request id from a new login must not make one that no log-out would end."""
+    hsm = cluster.machines[0].hsm
+    assert hsm is not None
+    peer = hsm.connect(os.getuid())
+    issued = []
+    for _ in range(2):
+        ticket = cluster.login(Role.ADMIN, "admin")
+        reply = hsm.answer(m.Prepare(ticket, "token-again", m.IssueToken(Service.USER), 0), peer)
+        assert isinstance(reply, m.Prepared)
+        change = hsm.core.open_entry(reply.entry)
+        assert isinstance(change, e.QuorumTokenIssued)
+        issued.append(change.login)
+        assert hsm.logins.check(ticket, peer).login == change.login
+    assert issued[0] != issued[1]
+
+
+def test_a_filter_names_attributes_that_are_some(cluster: LocalCluster) -> None:
+    hsm = cluster.machines[0].hsm
+    assert hsm is not None
+    peer = hsm.connect(os.getuid())
+    drafts = (m.KeyDraft(KeyClass.SECRET, "one"),)
+    made = m.MakeSessionKeys(ticket=cluster.ticket, spec=AES, drafts=drafts)
+    assert isinstance(hsm.answer(made, peer), m.KeyPage)
+    for name in ("nothing", "__class__", "__dict__"):
+        asked = m.ListKeys(cluster.ticket, 0, KeyFilter(attributes=((name, "true"),)), 0, 10)
+        reply = hsm.answer(asked, peer)
+        assert isinstance(reply, m.Refusal)
+        assert reply.code == "usage"
+
+
+def test_a_template_is_no_place_to_store_things(cluster: LocalCluster) -> None:
+    hsm = cluster.machines[0].hsm
+    assert hsm is not None
+    peer = hsm.connect(os.getuid())
+    for number, template in enumerate(((("label", "x" * 300),), (("label", "x"),) * 2)):
+        draft = m.KeyDraft(KeyClass.SECRET, "k", unwrap_template=template)
+        change = m.GenerateKeys(AES, (draft,))
+        reply = hsm.answer(m.Prepare(cluster.ticket, f"template-{number}", change, 0), peer)
+        assert isinstance(reply, m.Refusal)
+        assert reply.code == "usage"

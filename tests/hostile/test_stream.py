@@ -21,6 +21,7 @@ from orchestrator.agent import server
 from orchestrator.agent.hsm import Hsm
 from orchestrator.agent.server import Connection, Server
 from orchestrator.model.entries import Credential, Entry, Envelope, SignedJoinRequest, encode
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import (
     Agreement,
     CipherMechanism,
@@ -33,7 +34,7 @@ from orchestrator.model.key_spec import (
     SignMechanism,
     SignScheme,
 )
-from orchestrator.model.keys import Attributes, Key, KeyFilter
+from orchestrator.model.keys import Attributes, Key
 from orchestrator.model.objects import ObjectClass, ObjectDraft, ObjectEdit, ObjectFilter
 from orchestrator.model.roles import Role
 from orchestrator.model.services import Service

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from orchestrator.control.membership import Membership
 from orchestrator.control.plane import ControlPlane
 from orchestrator.lab import lab
 from orchestrator.lab.hosts import LabHosts
@@ -83,7 +84,7 @@ def make_lab(home: Path, hsms: int) -> tuple[str, LabHsms]:
     plane = ControlPlane.open(home, LabHosts(home))
     try:
         cluster = plane.create_cluster("hsm2m.medium", (), "NON_FIPS", None).cluster_id
-        made = [plane.create_hsm(cluster, "lab-1a").hsm_id]
+        made = [Membership(plane).create(cluster, "lab-1a").hsm_id]
         signed, anchor = lab.sign_csr(home, plane.csr(cluster))
         plane.initialize(cluster, signed.read_bytes(), anchor.read_bytes())
         admin_password = secrets.token_urlsafe(12).encode()
@@ -93,7 +94,7 @@ def make_lab(home: Path, hsms: int) -> tuple[str, LabHsms]:
             changes.create_user(USER, Role.CRYPTO_USER, PASSWORD.encode())
             for zone in zones[1:]:
                 changes.admit_host(f"host-1{zone}")
-        made += [plane.create_hsm(cluster, f"lab-1{zone}").hsm_id for zone in zones[1:]]
+        made += [Membership(plane).create(cluster, f"lab-1{zone}").hsm_id for zone in zones[1:]]
     finally:
         plane.close()
     return cluster, LabHsms(home, made)

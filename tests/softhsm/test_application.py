@@ -114,7 +114,7 @@ def test_rsa_and_ec_in_clear(application: Application, session: Session) -> None
     assert public.recover_data_from_signature(signature, padding.PKCS1v15(), None) == data
     own = ec.generate_private_key(ec.SECP256R1()).private_numbers()
     spec, value = ec_private_key(P256_PARAMS, octets(own.private_value))
-    temporary = session.import_session_key(spec, value, draft(KeyClass.PRIVATE, sign="true"))
+    temporary = session.session_keys.import_clear(spec, value, draft(KeyClass.PRIVATE, sign="true"))
     raw = SignMechanism(SignScheme.ECDSA, None)
     signature = der_signature(session.sign(temporary.ref, raw, DIGEST))
     own.public_numbers.public_key().verify(signature, DIGEST, ec.ECDSA(Prehashed(SHA256())))
@@ -133,7 +133,7 @@ def test_secrets_in_clear_and_copies(application: Application, session: Session)
     _, copy = changes.copy_key(key.ref, m.KeyCopy("verifier", None, (("sign", "false"),)))
     session.verify_mac(copy.ref, sha1, b"x", expected)
     assert code_of(session.mac, copy.ref, sha1, b"x") == "key-usage"
-    temporary = session.copy_session_key(key.ref, m.KeyCopy())
+    temporary = session.session_keys.copy(key.ref, m.KeyCopy())
     assert session.mac(temporary.ref, sha1, b"x", 12) == expected[:12]
     odd = KeySpec(KeyType.GENERIC_SECRET, 65 * 8)
     assert (
@@ -198,7 +198,7 @@ def test_a_clear_value_is_in_no_file(
     spec, pkcs8 = ec_private_key(P256_PARAMS, octets(number))
     changes.import_clear_key(AES, value, draft(KeyClass.SECRET))
     changes.import_clear_key(spec, pkcs8, draft(KeyClass.PRIVATE, sign="true"))
-    session.import_session_key(AES, value, draft(KeyClass.SECRET))
+    session.session_keys.import_clear(AES, value, draft(KeyClass.SECRET))
     searched = 0
     for path in job.home.rglob("*"):
         if path.is_file():

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from orchestrator.client.session import Session
 from orchestrator.control.backups import Backups
+from orchestrator.control.membership import Membership
 from orchestrator.control.replication import Replication
 from orchestrator.lab import demo, lab
 from orchestrator.model.errors import RemoteError
@@ -98,7 +99,7 @@ def test_every_curve(job: demo.Demo, session: Session, curve: Curve) -> None:
     sealed = AESGCM(value).encrypt(bytes(12), b"from the peer", None)
     assert session.decrypt(derived.ref, bytes(12) + sealed) == b"from the peer"
     agreement = Agreement(point)
-    temporary = session.derive_session_key(private.ref, agreement, AES, draft(encrypt="true"))
+    temporary = session.session_keys.derive(private.ref, agreement, AES, draft(encrypt="true"))
     assert session.decrypt(derived.ref, session.encrypt(temporary.ref, b"x")) == b"x"
 
 
@@ -150,7 +151,7 @@ def test_keys_wrapped_by_one_hsm_come_in_at_another(job: demo.Demo, session: Ses
     assert (back.spec, back.public) == (spec, signer.public)
     signature = session.sign_data(back, b"data", SignScheme.ECDSA, HashFunction.SHA512)
     session.verify_data(back, b"data", signature, SignScheme.ECDSA, HashFunction.SHA512)
-    [session_kek] = session.make_session_keys(AES, (draft(wrap="true"),))
+    [session_kek] = session.session_keys.make(AES, (draft(wrap="true"),))
     assert len(session.wrap_key(payload.ref, session_kek.ref, WRAP_PAD)) == 40
     report, ref = changes.set_attribute(session_kek.ref, "token", "true")
     assert report is not None
@@ -162,7 +163,7 @@ def test_a_key_goes_to_a_clone(job: demo.Demo, session: Session) -> None:
     admin = job._login(Role.ADMIN, "admin")
     backup = Backups(job.plane).create(job.cluster).backup_id
     clone = job.plane.create_cluster("hsm2m.medium", (), None, backup).cluster_id
-    job.plane.create_hsm(clone, "lab-1a")
+    Membership(job.plane).create(clone, "lab-1a")
     there = job.plane.login(clone, Role.CRYPTO_USER, "cu1", job.passwords["cu1"])
     with there:
         _, private = make(
@@ -204,13 +205,13 @@ def test_oaep_and_its_limit(job: demo.Demo, session: Session) -> None:
 def test_hmac_with_an_agreed_key(session: Session) -> None:
     spec = KeySpec(KeyType.EC, 384, Curve.P384)
     halves = (draft(KeyClass.PUBLIC), draft(KeyClass.PRIVATE, derive="true"))
-    public, private = session.make_session_keys(spec, halves)
+    public, private = session.session_keys.make(spec, halves)
     theirs = load_der_public_key(public.public)
     assert isinstance(theirs, ec.EllipticCurvePublicKey)
     own = ec.generate_private_key(ec.SECP384R1())
     point = own.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     shorter = KeySpec(KeyType.GENERIC_SECRET, 256)
-    key = session.derive_session_key(private.ref, Agreement(point), shorter, draft(sign="true"))
+    key = session.session_keys.derive(private.ref, Agreement(point), shorter, draft(sign="true"))
     value = own.exchange(ec.ECDH(), theirs)[-32:]
     mac = session.mac(key.ref, MacMechanism.HMAC_SHA256, b"data")
     assert mac == hmac.digest(value, b"data", "sha256")

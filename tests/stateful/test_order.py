@@ -13,8 +13,9 @@ from orchestrator.control.controller import Controller
 from orchestrator.control.roster import Roster
 from orchestrator.model import entries as e
 from orchestrator.model.errors import OrchestratorError, RemoteError, UnavailableError
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import KeyClass, KeySpec, KeyType
-from orchestrator.model.keys import Key, KeyFilter
+from orchestrator.model.keys import Key
 from orchestrator.model.roles import Role
 from orchestrator.model.state import Table
 from orchestrator.tokens.store import GeneratedKey

@@ -10,6 +10,7 @@ import json
 import sys
 from pathlib import Path
 
+from orchestrator.control.membership import Membership
 from orchestrator.lab import demo, lab
 from orchestrator.model.key_spec import KeyClass, KeySpec, KeyType
 from orchestrator.wire.messages import KeyDraft
@@ -43,7 +44,7 @@ def main(directory: Path) -> None:
             (directory / "known.json").write_text(json.dumps(known | {"shares": made.shares}))
             say("before removal")
             gone = made.plane.hsms(made.cluster)[-1].hsm_id
-            made.plane.delete_hsm(made.cluster, gone, force=False, compromised=True)
+            Membership(made.plane).delete(made.cluster, gone, force=False, compromised=True)
         say(step)
 
     made = demo.Demo(directory / "home", lambda _: None, after)

@@ -25,8 +25,7 @@ from cryptography.hazmat.primitives.keywrap import (
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from orchestrator.agent.passwords import hash_password
-from orchestrator.client.connection import RpcConnection
-from orchestrator.client.session import expect
+from orchestrator.client.connection import RpcConnection, expect
 from orchestrator.lab import demo
 from orchestrator.lab.lab import sign_csr
 from orchestrator.model import entries as e

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.client.session import expect
+from orchestrator.client.connection import expect
 from orchestrator.control.backups import Backups
 from orchestrator.lab import demo, lab
 from orchestrator.model import entries as e

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.client.session import expect
+from orchestrator.client.connection import expect
 from orchestrator.lab import demo
 from orchestrator.model import entries as e
 from orchestrator.model.errors import OrchestratorError

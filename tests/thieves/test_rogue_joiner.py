@@ -20,10 +20,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from orchestrator.control.membership import Membership
 from orchestrator.lab import demo, lab
 from orchestrator.lab.layout import Layout
 from orchestrator.model import entries as e
-from orchestrator.model.decisions import receipt_digest
+from orchestrator.model.cluster_decisions import receipt_digest
 from orchestrator.model.errors import TamperedError
 from orchestrator.model.roles import Role
 from orchestrator.model.signatures import digest_of, load_certificate, public_bytes
@@ -316,7 +317,7 @@ def test_an_admitted_host_whose_key_was_replaced(active: demo.Demo) -> None:
         (directory / "host_key.pub").write_bytes(public)
         listed = {view.host: view.is_admitted for view in active.plane.host_views(active.cluster)}
         assert (listed["host-1b"], listed["host-1c"]) == (True, False)
-        assert code_of(lambda: active.plane.create_hsm(active.cluster, "lab-1c")) == (
+        assert code_of(lambda: Membership(active.plane).create(active.cluster, "lab-1c")) == (
             "host-key-changed"
         )
     finally:

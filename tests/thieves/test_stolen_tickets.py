@@ -13,10 +13,11 @@ import pytest
 from orchestrator.agent.tickets import LIFE_MS
 from orchestrator.client.session import Session
 from orchestrator.control.backups import Backups
+from orchestrator.control.membership import Membership
 from orchestrator.lab import demo
 from orchestrator.lab.lab import sign_csr
 from orchestrator.model.entries import LOGIN_LIFE_MS, encode
-from orchestrator.model.keys import KeyFilter
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.roles import Role
 from orchestrator.wire import messages as m
 from orchestrator.wire.frames import pack_frame
@@ -109,7 +110,7 @@ def test_a_tickets_cluster_is_its_own(active: demo.Demo, ticket: bytes) -> None:
         "hsm2m.medium", (), None, Backups(plane).create(active.cluster).backup_id
     ).cluster_id
     stranger = plane.create_cluster("hsm2m.medium", (), None, None).cluster_id
-    theirs = {c: plane.create_hsm(c, "lab-1b").hsm_id for c in (clone, stranger)}
+    theirs = {c: Membership(plane).create(c, "lab-1b").hsm_id for c in (clone, stranger)}
     certificate, anchor = sign_csr(active.home, plane.csr(stranger))
     plane.initialize(stranger, certificate.read_bytes(), anchor.read_bytes())
     plane.activate(stranger, active.passwords["admin"])
@@ -267,10 +268,10 @@ def test_after_a_compromised_hsm_was_removed(active: demo.Demo, ticket: bytes) -
     """An orderly removal lets logins go on; one of a compromised HSM ends them all."""
     plane = active.plane
     orderly, compromised, staying = members(active)
-    plane.delete_hsm(active.cluster, orderly, force=False)
+    Membership(plane).delete(active.cluster, orderly, force=False)
     assert is_good(active, ticket)
     admins = ticket_of(active, "admin")
-    plane.delete_hsm(active.cluster, compromised, force=False, compromised=True)
+    Membership(plane).delete(active.cluster, compromised, force=False, compromised=True)
     for old in (ticket, admins):
         assert refusal(active, staying, listing(old)) == "ticket-refused"
         assert refusal(active, staying, m.Renew(old)) == "ticket-refused"

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import load_der_private_key
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_der_private_key,
+)
 from pkcs11.util.ec import encode_named_curve_parameters
 
-from orchestrator.client.clear_keys import ec_private_key, rsa_private_key
-from orchestrator.model.errors import OrchestratorError, UsageError
+from orchestrator.client.clear_keys import ec_private_key, private_key, rsa_private_key
+from orchestrator.model.errors import OrchestratorError, RefusedError, UsageError
 from orchestrator.model.key_spec import Curve, KeySpec, KeyType
 
 OIDS = {
@@ -82,3 +89,47 @@ def test_numbers_that_are_no_ec_key() -> None:
     for unknown in (b"", encode_named_curve_parameters("1.3.132.0.33")):
         with pytest.raises(UsageError, match="no such curve"):
             ec_private_key(unknown, b"\7")
+
+
+def _pem(private: PrivateKeyTypes, passphrase: bytes = b"") -> bytes:
+    protection = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
+    return private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection)
+
+
+@pytest.mark.parametrize(
+    ("group", "curve"),
+    [
+        (ec.SECP256R1(), Curve.P256),
+        (ec.SECP384R1(), Curve.P384),
+        (ec.SECP521R1(), Curve.P521),
+        (ec.SECP256K1(), Curve.SECP256K1),
+    ],
+)
+def test_an_ec_key_in_pem_is_what_it_was(group: ec.EllipticCurve, curve: Curve) -> None:
+    private = ec.derive_private_key(7, group)
+    spec, content = private_key(_pem(private))
+    assert (spec.type, spec.curve) == (KeyType.EC, curve)
+    assert content == private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+
+
+def test_an_rsa_key_in_pem_is_what_it_was() -> None:
+    spec, content = private_key(_pem(RSA))
+    assert (spec.type, spec.bits, spec.public_exponent) == (KeyType.RSA, 2048, 65537)
+    assert content == RSA.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+
+
+def test_a_pem_that_is_no_usable_private_key_is_refused() -> None:
+    usable = ec.derive_private_key(7, ec.SECP256R1())
+    wrong = {
+        "passphrase": _pem(usable, b"a passphrase"),
+        "no such curve": _pem(ec.derive_private_key(7, ec.SECP224R1())),
+        "only RSA and EC": _pem(ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32))),
+        "no private key in PEM": _pem(usable)[:80],
+    }
+    for said, pem in wrong.items():
+        with pytest.raises(UsageError, match=said) as caught:
+            private_key(pem)
+        assert pem.splitlines()[1].decode() not in str(caught.value)
+    small = rsa.generate_private_key(65537, 1024)  # noqa: S505  # which is the point
+    with pytest.raises(RefusedError):
+        private_key(_pem(small))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -16,26 +16,10 @@ from orchestrator.model.key_spec import KeyClass, KeySpec, KeyType
 from orchestrator.model.keys import Attributes, Key
 from orchestrator.model.roles import Role
 from orchestrator.model.state import ONLY, EndedLogin, Phase, Secrets, State, Table
-from tests.stateful.harness import LocalCluster
 
 CO, CU = e.Actor("admin", Role.ADMIN), e.Actor("cu", Role.CRYPTO_USER)
 AES = KeySpec(KeyType.AES, 256)
 ASYM = KeySpec(KeyType.RSA, 2048, None, 65537)
-
-
-@pytest.fixture(scope="module")
-def grown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[State]:
-    cluster = LocalCluster(tmp_path_factory.mktemp("grown"))
-    hsm = cluster.machines[0].hsm
-    assert hsm is not None
-    yield hsm.core.state
-    cluster.close()
-
-
-@pytest.fixture
-def state(grown: State) -> State:
-    """A copy that a test may advance."""
-    return State.build(grown.rows(), seq=grown.seq, head=grown.head, at=grown.at)[0]
 
 
 def header(state: State, change: e.Change, at: int = 0, cluster: str = "") -> e.Header:

@@ -5,24 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.model.errors import OrchestratorError, UsageError
-from orchestrator.model.key_spec import KeyClass, KeySpec, KeyType
-from orchestrator.model.keys import (
-    KNOWN_ATTRIBUTES,
-    Attributes,
-    Key,
-    KeyFilter,
-    attribute_text,
-    new_attributes,
-    parse_bool,
-    parse_pairs,
-    parse_reference,
-)
+from orchestrator.model.key_filter import KeyFilter, attribute_text, parse_pairs, parse_reference
+from orchestrator.model.key_spec import Curve, KeyClass, KeySpec, KeyType
+from orchestrator.model.keys import FILTERABLE, Attributes, Key, new_attributes, parse_bool
 
-NAMES = st.sampled_from(sorted(KNOWN_ATTRIBUTES))
+NAMES = st.sampled_from(sorted(FILTERABLE))
 TEXTS = st.text(max_size=20)
 BOOLEANS = st.sampled_from(["true", "false"])
 SETTABLE = (
@@ -148,3 +141,74 @@ def test_any_attributes_are_taken_or_refused(asked: dict[str, str], key_class: K
     assert made.trusted is False
     assert made.local is True
     assert len(key_id) <= 128
+
+
+RSA = rsa.generate_private_key(65537, 2048).public_key()
+EC = ec.generate_private_key(ec.SECP384R1()).public_key()
+MODULUS = RSA.public_numbers().n
+POINT = EC.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+
+
+def pair(public: rsa.RSAPublicKey | ec.EllipticCurvePublicKey, spec: KeySpec) -> Key:
+    der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return Key(1, KeyClass.PUBLIC, spec, "k", b"", "alice", (), Attributes(), b"", der, b"")
+
+
+def matching(*terms: str) -> set[str]:
+    """Name the keys that a filter finds."""
+    made = {
+        "rsa": pair(RSA, KeySpec(KeyType.RSA, 2048, None, 65537)),
+        "ec": pair(EC, KeySpec(KeyType.EC, 384, Curve.P384)),
+        "p256": pair(
+            ec.generate_private_key(ec.SECP256R1()).public_key(),
+            KeySpec(KeyType.EC, 256, Curve.P256),
+        ),
+        "aes": Key(
+            2, KeyClass.SECRET, KeySpec(KeyType.AES, 256), "k", b"", "alice", (), Attributes(),
+            b"blob", b"", b"",
+        ),
+    }  # fmt: skip
+    return {name for name, key in made.items() if KeyFilter.parse(terms).matches(key)}
+
+
+@pytest.mark.parametrize(
+    ("term", "found"),
+    [
+        (f"modulus=0x{MODULUS:x}", {"rsa"}),
+        (f"modulus=0x{MODULUS:X}", {"rsa"}),
+        (f"modulus=0x{MODULUS + 2:x}", set()),
+        ("modulus-size-bits=2048", {"rsa"}),
+        ("modulus-size-bits=4096", set()),
+        ("public-exponent=65537", {"rsa"}),
+        ("public-exponent=0x010001", {"rsa"}),
+        ("public-exponent=3", set()),
+        ("curve=secp384r1", {"ec"}),
+        ("curve=prime256v1", {"p256"}),
+        ("curve=ed25519", set()),
+        (f"ec-point=0x0461{POINT.hex()}", {"ec"}),
+        (f"ec-point=0x0461{POINT.hex().upper()}", {"ec"}),
+        ("ec-point=0x00", set()),
+        ("key-length-bytes=32", {"aes", "p256"}),
+        ("key-length-bytes=256", {"rsa"}),
+    ],
+)
+def test_keys_are_found_by_what_they_are(term: str, found: set[str]) -> None:
+    assert matching(f"attr.{term}") == found
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("modulus-size", "modulus-size-bits"), ("lable", "label"), ("ec_point", "ec-point")],
+)
+def test_a_name_that_no_attribute_has_brings_up_near_ones(name: str, near: str) -> None:
+    with pytest.raises(UsageError, match=rf"did you mean .*{near}.*\?"):
+        KeyFilter.parse([f"attr.{name}=1"])
+    with pytest.raises(OrchestratorError, match=rf"did you mean .*{near}.*\?"):
+        new_attributes(KeyClass.SECRET, KeySpec(KeyType.AES, 256), {name: "true"}, token=True)
+
+
+@pytest.mark.parametrize("name", ["__class__", "nonsense", "ref"])
+def test_a_filter_from_the_wire_reaches_attributes_alone(name: str) -> None:
+    term = KeyFilter(attributes=((name, "true"),))
+    with pytest.raises(OrchestratorError, match="there is no attribute"):
+        term.matches(pair(RSA, KeySpec(KeyType.RSA, 2048, None, 65537)))

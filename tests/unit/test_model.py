@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from orchestrator.control.profiles import load_profiles
 from orchestrator.model.errors import MalformedError, RefusedError, UsageError
 from orchestrator.model.ids import check_id, new_id
+from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import Curve, KeyClass, KeySpec, KeyType
-from orchestrator.model.keys import Attributes, Key, KeyFilter, new_attributes
+from orchestrator.model.keys import Attributes, Key, new_attributes
 from orchestrator.model.profile import FirmwareProfile, ProfileError
 from orchestrator.model.roles import Role, check_password, parse_user_name
 from orchestrator.model.signatures import check_cluster_certificate

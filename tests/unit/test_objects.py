@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgspec
 import pytest
 
@@ -18,7 +16,6 @@ from orchestrator.model.objects import (
 )
 from orchestrator.model.roles import Role
 from orchestrator.model.state import ONLY, State, Table
-from tests.stateful.harness import LocalCluster
 from tests.unit.test_decisions import CO, CU, do, refused, user
 
 FRIEND = e.Actor("friend", Role.CRYPTO_USER)
@@ -34,21 +31,6 @@ CERTIFICATE = ObjectDraft(
 DATA = ObjectDraft(
     object_class=ObjectClass.DATA, label="notes", value=b"v", application="app", object_id=b"o"
 )
-
-
-@pytest.fixture(scope="module")
-def grown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[State]:
-    cluster = LocalCluster(tmp_path_factory.mktemp("grown"))
-    hsm = cluster.machines[0].hsm
-    assert hsm is not None
-    yield hsm.core.state
-    cluster.close()
-
-
-@pytest.fixture
-def state(grown: State) -> State:
-    """A copy that a test may advance."""
-    return State.build(grown.rows(), seq=grown.seq, head=grown.head, at=grown.at)[0]
 
 
 def with_(draft: ObjectDraft, **fields: object) -> ObjectDraft:

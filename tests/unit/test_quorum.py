@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.model import entries as e
+from orchestrator.model.approvals import CLOCK_SLACK_S
 from orchestrator.model.decisions import decide
 from orchestrator.model.errors import MalformedError, OrchestratorError
 from orchestrator.model.guards import guard_of, words_of
@@ -17,6 +16,7 @@ from orchestrator.model.key_spec import KeyClass, KeySpec, KeyType
 from orchestrator.model.keys import Attributes, Key
 from orchestrator.model.quorum import (
     TOKENS_MAX,
+    TOKENS_PER_USER,
     ApprovalData,
     QuorumPolicy,
     Token,
@@ -25,21 +25,11 @@ from orchestrator.model.quorum import (
 )
 from orchestrator.model.roles import Role
 from orchestrator.model.services import ADMIN_SERVICES, VALUED_SERVICES, Service
-from orchestrator.model.state import ONLY, Put, State, Table, user_row
-from tests.stateful.harness import LocalCluster
+from orchestrator.model.state import ONLY, Put, State, Table, User, user_row
 from tests.unit.approvers import Approver, approval, approver, data, put_rows, register
 
 CODE, KEY_CODE = "quorum-approval", "quorum-failed"
 MESSAGE = "Quorum approval is required for this operation"
-
-
-@pytest.fixture(scope="module")
-def grown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[State]:
-    cluster = LocalCluster(tmp_path_factory.mktemp("grown"))
-    hsm = cluster.machines[0].hsm
-    assert hsm is not None
-    yield hsm.core.state
-    cluster.close()
 
 
 ANA, BEN, CAI = (approver(name) for name in ("ana", "ben", "cai"))
@@ -261,6 +251,43 @@ def test_tokens_are_bounded(state: State) -> None:
     assert len(state.tokens()) == 1
 
 
+def test_no_user_takes_the_tokens_of_all(state: State) -> None:
+    """A crypto user could stop what the admins decide by asking for approvals of a key's use."""
+    guarded = quorum_key(state)
+    token = Token(
+        Service.KEY_USAGE, guarded.ref, "cu", Role.CRYPTO_USER, 1, "", 0, state.at + 1, ""
+    )
+    put_rows(state, *(Put(Table.TOKENS, f"{n:064x}", token) for n in range(TOKENS_PER_USER)))
+    made = data(state, CU, Service.KEY_USAGE, guarded.ref)
+    assert refusal(state, e.QuorumTokenIssued(CU.actor, "l", made)).code == "limit"
+    issue(state, DEE, Service.KEY_USAGE, guarded.ref)
+    issue(state, ANA)
+
+
+def test_a_token_ends_with_the_login_that_was_lent(state: State) -> None:
+    guarded = quorum_key(state)
+    do(state, e.LoginTicketIssued(CU.actor, "lent", 7, state.at + 60_000))
+    made = data(state, CU, Service.KEY_USAGE, guarded.ref)
+    do(state, e.QuorumTokenIssued(CU.actor, "lent", made))
+    kept = issue(state, CU, Service.KEY_USAGE, guarded.ref)
+    do(state, e.LoginTicketRevoked(ANA.actor, "lent"))
+    assert set(state.tokens()) == {token_of(kept)}
+
+
+def test_a_spent_token_is_not_issued_once_more(state: State) -> None:
+    """A hostile HSM would write down the same data again, for which the approvals are there."""
+    values(state, user=2)
+    made = issue(state, ANA)
+    again = e.QuorumTokenIssued(ANA.actor, "login-ana", made)
+    do(state, new_user(), approval(made, ANA, BEN))
+    assert refusal(state, again).code == "exists"
+    late = state.at + CLOCK_SLACK_S * 1000
+    assert refusal(state, again, at=late).code in {"exists", "token-rule"}
+    do(state, e.QuorumTokensDeleted(ANA.actor, of_all=False), at=late + 2 * CLOCK_SLACK_S * 1000)
+    assert not state.tables[Table.SPENT]
+    assert refusal(state, again).code == "token-rule"  # too old by then
+
+
 # --- issuing ---
 
 
@@ -384,8 +411,17 @@ def test_policy_may_demand_bound_tokens(state: State) -> None:
     do(state, new_user(), approval(made, ANA, BEN))
 
 
+def user_replica(who: Approver = ANA, **fields: bytes) -> e.Replicated:
+    user = e.encode(User("new", Role.ADMIN, "h", 1))
+    replica = msgspec.structs.replace(
+        e.Replica("cluster-clone", "hsm-x", "cluster-here", "hsm-y", 0, user=user), **fields
+    )
+    return e.Replicated(who.actor, e.SignedReplica(e.encode(replica), b"", e.Credential(b"", b"")))
+
+
 GUARDED: dict[str, tuple[Service, e.Change]] = {
     "user create": (Service.USER, new_user()),
+    "user replicate": (Service.USER, user_replica()),
     "user delete": (Service.USER, e.UserDeleted(ANA.actor, "dee", Role.CRYPTO_USER)),
     "user unlock": (Service.USER, e.UserUnlocked(ANA.actor, "dee", Role.CRYPTO_USER)),
     "user disable": (Service.USER, e.UserDisabled(ANA.actor, "dee", Role.CRYPTO_USER)),
@@ -455,6 +491,13 @@ def test_other_changes_have_other_words() -> None:
     assert len(set(words)) == len(words)
     spaced = e.HostAdmitted(ANA.actor, "a key=b", bytes(32))
     assert words_of(spaced).startswith("host admit host='a key=b' key=0000")
+
+
+def test_a_key_that_comes_from_a_clone_is_no_user(state: State) -> None:
+    values(state, user=2)
+    of_key = user_replica(user=b"", key=e.encode(key()))
+    assert guard_of(state, of_key) is None
+    assert words_of(of_key) == ""
 
 
 # --- keys ---

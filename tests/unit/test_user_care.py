@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgspec
 import pytest
 
@@ -19,20 +17,10 @@ from orchestrator.model.quorum import ApprovalData, possession_words, token_of
 from orchestrator.model.roles import Role
 from orchestrator.model.services import Service
 from orchestrator.model.state import Put, State, Table, user_row
-from tests.stateful.harness import LocalCluster
 from tests.unit.approvers import Approver, approver, put_rows
 from tests.unit.test_quorum import ANA, BEN, CU, DEE, do, fresh, key, refusal, values
 
 CAI = approver("cai")
-
-
-@pytest.fixture(scope="module")
-def grown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[State]:
-    cluster = LocalCluster(tmp_path_factory.mktemp("grown"))
-    hsm = cluster.machines[0].hsm
-    assert hsm is not None
-    yield hsm.core.state
-    cluster.close()
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.cli.cloudhsm.syntax import HELP_FLAG, Command, Flag, Kind, Words
+from orchestrator.model.key_details import DETAILS
 from orchestrator.model.key_spec import KeyClass, KeyType
-from orchestrator.model.keys import KNOWN_ATTRIBUTES
+from orchestrator.model.keys import FILTERABLE, KNOWN_ATTRIBUTES
 
 _TEXTS: Final = frozenset({"label", "id", "class", "key-type", "check-value"})
 _FIXED: Final = frozenset({"class", "key-type", "check-value", "label"})
@@ -99,7 +100,7 @@ def _values(flag: Flag, partial: str, lookup: Lookup) -> list[str]:
 def _filter_terms(partial: str, lookup: Lookup) -> list[str]:
     if partial.startswith("attr.label="):
         return [f"attr.label={label}" for label in lookup.labels()]
-    return [*_terms("attr.", partial, KNOWN_ATTRIBUTES), "key-reference="]
+    return [*_terms("attr.", partial, FILTERABLE), "key-reference="]
 
 
 def _terms(prefix: str, partial: str, names: Iterable[str]) -> list[str]:
@@ -108,7 +109,7 @@ def _terms(prefix: str, partial: str, names: Iterable[str]) -> list[str]:
     if not equals:
         return [f"{prefix}{known}=" for known in sorted(names)]
     values: Iterable[str] = ("true", "false")
-    if name in _TEXTS:
+    if name in _TEXTS | DETAILS:
         values = {"class": tuple(KeyClass), "key-type": tuple(KeyType)}.get(name, ())
     return [f"{prefix}{name}={value}" for value in values]
 

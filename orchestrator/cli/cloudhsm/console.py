@@ -23,12 +23,14 @@ from orchestrator.cli.invocation import Services
 from orchestrator.model.errors import (
     NotFoundError,
     OrchestratorError,
+    PermissionDeniedError,
     RefusedError,
     UnavailableError,
     UsageError,
 )
 from orchestrator.model.ids import ClusterId
-from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter
+from orchestrator.model.key_filter import KeyFilter
+from orchestrator.model.keys import SESSION_KEY_BIT, Key
 from orchestrator.model.roles import Role, check_password
 
 if TYPE_CHECKING:
@@ -61,8 +63,10 @@ class Console:
         *,
         cluster_prefix: str | None = None,
         is_interactive: bool = False,
+        login_hint: str = "login --username … --role …",
     ) -> None:
         self.services, self.cluster_prefix = services, cluster_prefix
+        self._login_hint = login_hint
         self.is_interactive = is_interactive
         self._environment = environment
         self._sessions: dict[ClusterId, Session] = {}
@@ -129,7 +133,7 @@ class Console:
         if (session := self._sessions.get(cluster)) is not None:
             return session
         if self.is_interactive:
-            raise LoginNeededError(f"log in to {cluster} first: login --username … --role …")
+            raise LoginNeededError(f"log in to {cluster} first: {self._login_hint}")
         if given.pin is None:
             raise LoginNeededError(
                 f"this command needs a login: set {prefix}CLOUDHSM_ROLE (admin or crypto-user) "
@@ -166,8 +170,14 @@ class Console:
 
     def keep_home(self, given: Given, key: Key) -> None:
         """Remember where a session key lives."""
-        home = self.session(given).home_of(key.ref)
+        home = self.session(given).session_keys.home_of(key.ref)
         self._homes.setdefault(self.cluster(given), home)
+
+    def need_crypto_user(self, given: Given, operation: str) -> None:
+        """Refuse to do for an admin on this machine what the original does for crypto users."""
+        role = self.session(given).role
+        if role is not Role.CRYPTO_USER:
+            raise PermissionDeniedError(role, operation)
 
     def list_keys(self, given: Given, key_filter: KeyFilter, offset: int, limit: int) -> KeyPage:
         """Return a page of keys, from the HSM that has the session keys while it answers."""
@@ -221,10 +231,14 @@ class Console:
         self._need_person("the new password")
         return credentials.typed_twice("Enter password: ", "Confirm password: ")
 
-    def ask_path(self, question: str, default: Path | None = None) -> Path:
-        """Ask for a file, also where no person is: then a line of stdin is the answer."""
+    def ask(self, question: str) -> str:
+        """Ask, also where no person is: then a line of stdin is the answer."""
         self._stop_patience()
-        answer = credentials.ask(question)
+        return credentials.ask(question)
+
+    def ask_path(self, question: str, default: Path | None = None) -> Path:
+        """Ask for a file."""
+        answer = self.ask(question)
         if not answer and default is None:
             raise UsageError("no file was named; nothing was done")
         return Path(answer) if answer else default or Path()

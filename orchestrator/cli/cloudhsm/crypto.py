@@ -21,7 +21,7 @@ _MISSING: Final = {
 
 def sign(console: Console, given: Given) -> object:
     """Sign with a private key; ECDSA gives r || s."""
-    mechanism, digest = _asked(given)
+    mechanism, digest = asked(given)
     key = console.find_key(given, "--key-filter")
     if (approval := approval_of(given)) is not None:
         console.changes(given).quorum.approve_sign(key.ref, mechanism, digest, approval)
@@ -36,7 +36,8 @@ def verify(console: Console, given: Given) -> object:
     """Verify with a public key, which needs no HSM beyond finding it."""
     from orchestrator.client.verify import verify_signature
 
-    mechanism, digest = _asked(given)
+    console.need_crypto_user(given, "verify")
+    mechanism, digest = asked(given)
     path = given.maybe("--signature-path")
     shown = signing_input.one_of(
         given.maybe("--signature"), Path(path) if path is not None else None, "signature"
@@ -54,7 +55,8 @@ def missing(console: Console, given: Given) -> object:
     raise MechanismUnavailableError(row.hsm_type, _MISSING[given.path[-1]])
 
 
-def _asked(given: Given) -> tuple[SignMechanism, bytes]:
+def asked(given: Given) -> tuple[SignMechanism, bytes]:
+    """Return mechanism and digest that were asked for."""
     hash_function = HashFunction(given.text("--hash-function"))
     salt = given.number("--salt-length") if given.has("--salt-length") else None
     scheme = SignScheme(given.path[-1])

@@ -257,6 +257,7 @@ KEYS: Final = f.group(
         f.FILTER,
         f.SOURCE,
         f.DESTINATION,
+        f.APPROVAL,
         who="admin, crypto-user (owner)",
     ),
     f.command(

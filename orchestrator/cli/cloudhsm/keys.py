@@ -17,8 +17,9 @@ from orchestrator.cli.cloudhsm.console import (
 from orchestrator.cli.cloudhsm.syntax import Given
 from orchestrator.cli.cloudhsm.views import brief, key_object
 from orchestrator.model.errors import MechanismUnavailableError, UsageError
+from orchestrator.model.key_filter import KeyFilter, parse_pairs
 from orchestrator.model.key_spec import CURVE_BITS, Curve, KeyClass, KeySpec, KeyType
-from orchestrator.model.keys import KeyFilter, check_label, parse_pairs
+from orchestrator.model.keys import check_label
 from orchestrator.model.roles import Role, parse_user_name
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def delete(console: Console, given: Given) -> object:
     """Delete one key."""
     key = console.find_key(given)
     if is_session_key(key):
-        console.session(given).drop_session_key(key.ref)
+        console.session(given).session_keys.drop(key.ref)
     else:
         console.changes(given).delete_key(
             key.ref, approval=approval_of(given), request=given.maybe("--request")
@@ -149,7 +150,11 @@ def import_pem(console: Console, given: Given) -> object:
 def replicate(console: Console, given: Given) -> object:
     """Copy a key to a clone."""
     key = console.find_key(given)
-    _, copied = console.replication(given).replicate_key(key.ref)
+    replication = console.replication(given)
+    if (approval := approval_of(given)) is not None:
+        quorum = console.changes(given).quorum
+        quorum.approve_use("replicate", key.ref, None, replication.cluster.encode(), approval)
+    _, copied = replication.replicate_key(key.ref)
     return {"key": key_object(copied), "message": "Successfully replicated key"}
 
 
@@ -167,6 +172,7 @@ def generate_file(console: Console, given: Given) -> object:
         )
     if given.has("--all"):
         raise UsageError("--all is for --encoding ksp-key-reference")
+    console.need_crypto_user(given, "generate-file")
     key = console.find_key(given)
     if encoding == "pem":
         content = key_view.public_pem(key)
@@ -238,6 +244,6 @@ def _make(
     session = console.session(given)
     if given.has("--session"):
         console.warn_unless_interactive("the session key ends with this command")
-        return session.make_session_keys(spec, drafts, console.session_home(given))
+        return session.session_keys.make(spec, drafts, console.session_home(given))
     changes = console.changes(given)
     return changes.generate_keys(spec, drafts, request=given.maybe("--request"))[1]

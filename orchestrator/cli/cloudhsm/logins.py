@@ -29,7 +29,7 @@ def login_mfa(console: Console, given: Given) -> object:
     cluster, path = console.cluster(given), Path(given.text("--token"))
     password = console.password(given)
     issued = console.plane.mfa_challenges(cluster, role, name)
-    files.replace(path, issued.pack())
+    files.renew(path, issued.pack())
     signed_path = console.ask_path(SIGNED_QUESTION, path)
     signed = PossessionFile.parse(files.read(signed_path), issued).complete()
     session = console.plane.login_mfa(cluster, role, name, password, signed)

@@ -14,6 +14,7 @@ from orchestrator.cli.cloudhsm.run import answer
 from orchestrator.cli.cloudhsm.tree import PROGRAM, SINGLE
 from orchestrator.cli.errors import EXIT_INTERRUPTED
 from orchestrator.cli.invocation import Services
+from orchestrator.wire.process import leave_no_core
 
 EXIT_USAGE = 2
 
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None, services: Services | None = Non
         credentials.take_from_environment(os.environ),
         credentials.take_from_environment(os.environ, "DESTINATION_"),
     )
+    leave_no_core()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _run(given, services or Services(), environment)

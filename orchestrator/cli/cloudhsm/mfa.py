@@ -20,7 +20,7 @@ def _end(console: Console, given: Given) -> object:
     name, role = named_user(given)
     changes = console.changes(given)
     wants_password = given.has("--change-password")
-    changes.remove_mfa(
+    changes.factors.remove(
         name,
         role,
         console.new_password(given, "--change-password") if wants_password else None,
@@ -37,11 +37,11 @@ def _enrol(console: Console, given: Given) -> object:
     name, role = named_user(given)
     changes, path = console.changes(given), Path(given.text("--token"))
     password = console.new_password(given, "--change-password")
-    issued = changes.mfa_enrolment(name, role)
-    files.replace(path, issued.pack())
+    issued = changes.factors.enrolment(name, role)
+    files.renew(path, issued.pack())
     signed_path = console.ask_path(SIGNED_QUESTION, path)
     public_key = files.read(console.ask_path("Enter public key PEM file path"))
-    changes.set_mfa(
+    changes.factors.set(
         name,
         role,
         password,

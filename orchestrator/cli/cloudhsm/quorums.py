@@ -27,7 +27,7 @@ def generate(console: Console, given: Given) -> object:
         content = quorum.generate(service, console.find_key(given).ref).pack()
     else:
         content = quorum.generate(service).pack()
-    files.replace(Path(path), content)
+    files.renew(Path(path), content)
     return {"path": path}
 
 

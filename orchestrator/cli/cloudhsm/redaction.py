@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 # Every flag that begins like --password, misspelt ones too; its value up to the end of the word.
@@ -18,8 +19,8 @@ def spans(line: str) -> list[tuple[int, int]]:
     return [found.span(1) for found in _SECRET.finditer(line)]
 
 
-def redact(line: str) -> str:
-    """Return a line without its secrets."""
-    for start, end in reversed(spans(line)):
+def redact(line: str, found: Sequence[tuple[int, int]]) -> str:
+    """Return a line without the secrets that were found in it."""
+    for start, end in reversed(found):
         line = line[:start].rstrip(" =") + line[end:]
     return line

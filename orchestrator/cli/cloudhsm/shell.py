@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +19,7 @@ from orchestrator.cli.cloudhsm.redaction import redact, spans
 from orchestrator.cli.cloudhsm.run import Answer, answer
 from orchestrator.cli.cloudhsm.tree import INTERACTIVE
 from orchestrator.model.errors import OrchestratorError
-from orchestrator.model.keys import KeyFilter
+from orchestrator.model.key_filter import KeyFilter
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -30,30 +32,61 @@ _INTERRUPTED: Final = Answer(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """What a shell of another language does otherwise.
+
+    Attributes:
+        run_line: runs a line and shows its answer; returns 0 or 1, or None to end.
+        prompt: what stands before a line.
+        complete: what Tab offers for a line, and how much of its end that replaces.
+        spans: where secrets stand in a line.
+        history: name of the file of earlier lines.
+    """
+
+    run_line: Callable[[str], int | None]
+    prompt: Callable[[], str]
+    complete: Callable[[str, Lookup], tuple[list[str], int]]
+    spans: Callable[[str], list[tuple[int, int]]]
+    history: str
+
+
 def run(console: Console) -> int:
-    """Run commands until `quit` or the end of input.
+    """Run commands until `quit` or the end of input; return the exit status."""
+    manner = Manner(
+        partial(_run_line, console),
+        partial(_prompt, console),
+        partial(complete, INTERACTIVE),
+        spans,
+        HISTORY,
+    )
+    return run_in(console, manner)
+
+
+def run_in(console: Console, manner: Manner) -> int:
+    """Run lines of another language until one of them, or the end of input, ends it.
 
     Returns:
         On a terminal 0; else 1 if any command failed.
     """
     if not credentials.is_interactive():
-        return _run_lines(console, sys.stdin)
-    session = _prompt_session(console)
+        return _run_lines(manner, sys.stdin)
+    session = _prompt_session(console, manner)
     while True:
         try:
-            line = session.prompt(_prompt(console))
+            line = session.prompt(manner.prompt())
         except KeyboardInterrupt:
             continue
         except EOFError:
             return 0
-        if _run_line(console, line) is None:
+        if manner.run_line(line) is None:
             return 0
 
 
-def _run_lines(console: Console, lines: Iterable[str]) -> int:
+def _run_lines(manner: Manner, lines: Iterable[str]) -> int:
     status = 0
     for line in lines:
-        made = _run_line(console, line)
+        made = manner.run_line(line)
         if made is None:
             break
         status = max(status, made)
@@ -125,7 +158,7 @@ def _labels(console: Console) -> Sequence[str]:
 # --- the terminal ---
 
 
-def _prompt_session(console: Console) -> PromptSession[str]:
+def _prompt_session(console: Console, manner: Manner) -> PromptSession[str]:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import CompleteEvent, Completer, Completion
     from prompt_toolkit.document import Document
@@ -146,7 +179,7 @@ def _prompt_session(console: Console) -> PromptSession[str]:
             self, document: Document, complete_event: CompleteEvent
         ) -> Iterable[Completion]:
             del complete_event
-            found, length = complete(INTERACTIVE, document.text_before_cursor, lookup)
+            found, length = manner.complete(document.text_before_cursor, lookup)
             if len(found) == 1 and not found[0].endswith(("=", "/")):
                 found = [found[0] + " "]
             return [Completion(word, -length) for word in found]
@@ -156,7 +189,7 @@ def _prompt_session(console: Console) -> PromptSession[str]:
 
         def apply_transformation(self, transformation_input: TransformationInput) -> Transformation:
             line = "".join(fragment[1] for fragment in transformation_input.fragments)
-            for start, end in spans(line):
+            for start, end in manner.spans(line):
                 line = line[:start] + "*" * (end - start) + line[end:]
             return Transformation([("", line)])
 
@@ -164,15 +197,15 @@ def _prompt_session(console: Console) -> PromptSession[str]:
         """A history without passwords."""
 
         def append_string(self, string: str) -> None:
-            super().append_string(redact(string))
+            super().append_string(redact(string, manner.spans(string)))
 
     class RedactedMemory(InMemoryHistory):
         """The same, where no file can be kept."""
 
         def append_string(self, string: str) -> None:
-            super().append_string(redact(string))
+            super().append_string(redact(string, manner.spans(string)))
 
-    path = _history_path(console)
+    path = _history_path(console, manner.history)
     history: History = RedactedMemory() if path is None else RedactedFile(path)
     return PromptSession(
         history=history,
@@ -183,10 +216,10 @@ def _prompt_session(console: Console) -> PromptSession[str]:
     )
 
 
-def _history_path(console: Console) -> str | None:
+def _history_path(console: Console, name: str) -> str | None:
     """Return the history's file, mode 0600, or None when there can be none."""
     try:
-        path: Path = console.services.home() / HISTORY
+        path: Path = console.services.home() / name
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         os.close(os.open(path, flags, 0o600))
     except (OSError, OrchestratorError):

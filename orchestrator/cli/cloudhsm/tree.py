@@ -94,7 +94,7 @@ _QUORUM: Final = f.group(
             Flag("--scope", "Your own tokens, or everybody's", is_required=True,
                  choices=("user", "all")),
             f.REQUEST,
-            who=f.ADMIN,
+            who="admin, crypto-user (own tokens)",
         ),
         f.command(
             "generate",
@@ -194,7 +194,7 @@ _USERS: Final = f.group(
     ),
     f.command("list", "List the users", "users:list_users", who=f.ANYBODY),
     f.command("replicate", "Copy a user to a clone of the cluster", "users:replicate", f.USERNAME,
-             f.ROLE, f.SOURCE, f.DESTINATION, who=f.ADMIN),
+             f.ROLE, f.SOURCE, f.DESTINATION, f.APPROVAL, who=f.ADMIN),
 )  # fmt: skip
 
 TREE: Final = f.group(

@@ -85,5 +85,5 @@ def user_object(name: str, role: Role) -> dict[str, object]:
 def replicate(console: Console, given: Given) -> object:
     """Copy a user to a clone."""
     name, role = named_user(given)
-    console.replication(given).replicate_user(name, role)
+    console.replication(given).replicate_user(name, role, approval=approval_of(given))
     return {"user": user_object(name, role), "message": "Successfully replicated user"}

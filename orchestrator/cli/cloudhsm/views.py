@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from orchestrator.cli import key_view
+from orchestrator.model.key_details import length_bytes, public_details
+from orchestrator.model.key_filter import attribute_text
 from orchestrator.model.key_spec import KeyClass
-from orchestrator.model.keys import Key, attribute_text
+from orchestrator.model.keys import Key
 
 _BOOLEANS: Final = (
     "encrypt", "decrypt", "token", "always-sensitive", "derive", "destroyable", "extractable",
@@ -47,6 +49,5 @@ def _attributes(key: Key) -> dict[str, object]:
         "class": key.key_class,
     }
     shown |= {name: attribute_text(key, name) == "true" for name in _BOOLEANS}
-    shown["key-length-bytes"] = (key.spec.bits + 7) // 8
-    details = key_view.public_details(key)
-    return shown | {name.replace("_", "-"): value for name, value in details.items()}
+    shown["key-length-bytes"] = length_bytes(key.spec)
+    return shown | public_details(key.spec, key.public)

@@ -72,7 +72,7 @@ def unwrap(console: Console, given: Given) -> object:
     if given.has("--session"):
         console.warn_unless_interactive("the session key ends with this command")
         session = console.session(given)
-        key = session.unwrap_session_key(unwrapper.ref, mechanism, wrapped, key_type, draft)
+        key = session.session_keys.unwrap(unwrapper.ref, mechanism, wrapped, key_type, draft)
         console.keep_home(given, key)
     else:
         _, key = changes.unwrap_key(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from struct import Struct
 from typing import Any, Final
 
@@ -48,6 +49,10 @@ _TABLE: Final = """
 """
 _HEAD: Final = Struct("!II")
 _ERROR: Final = _HEAD.pack(0, 1) + b"u"
+_NUMBERS: Final = {"u": "Q", "fy": "I", "fu": "I", "y": "B"}
+_INITS: Final = frozenset({29, 33, 37, 42, 48})
+_INIT_BYTES_MAX: Final = 128
+"""Applications begin alike again and again; what they begin with is no secret."""
 Decoder = Callable[[bytes, int], tuple[Any, int]]
 _DECODERS: Final[dict[str, Decoder]] = {
     "y": v.take_byte,
@@ -74,6 +79,8 @@ class Call:
     answer_head: bytes
     decoders_a: tuple[Decoder, ...]
     decoders_b: tuple[Decoder, ...]
+    numbers: Struct | None
+    """Decodes a request that has numbers alone at once."""
 
     def has_session(self) -> bool:
         """Tell whether the first value names a session."""
@@ -107,6 +114,9 @@ def _row(text: str) -> Call:
         _HEAD.pack(int(number), len(answer)) + answer.encode(),
         tuple(a[code] for code in codes),
         tuple(b[code] for code in codes),
+        Struct("!" + "".join(_NUMBERS[code] for code in codes))
+        if all(code in _NUMBERS for code in codes)
+        else None,
     )
 
 
@@ -133,11 +143,26 @@ def decode(body: bytes, offered: int) -> tuple[Call, list[Any]]:
     if call is None or not body.startswith(call.request_head):
         raise MalformedError("this call, or its signature, is none of p11-kit's")
     at = len(call.request_head)
-    given = []
+    if call.numbers is not None:
+        if at + call.numbers.size > len(body):
+            raise v.truncated()
+        return call, list(call.numbers.unpack_from(body, at))
+    if call.id in _INITS and len(body) <= _INIT_BYTES_MAX:
+        return call, list(_init_values(call, body, offered))
+    return call, _values(call, body, offered)
+
+
+def _values(call: Call, body: bytes, offered: int) -> list[Any]:
+    at, given = len(call.request_head), []
     for take in call.decoders_b if offered >= 2 else call.decoders_a:
         value, at = take(body, at)
         given.append(value)
-    return call, given
+    return given
+
+
+@lru_cache(maxsize=256)
+def _init_values(call: Call, body: bytes, offered: int) -> tuple[Any, ...]:
+    return tuple(_values(call, body, offered))
 
 
 def pack_error(rv: int) -> bytes:

@@ -21,7 +21,8 @@ from orchestrator.gateway.rpc.attributes import Value
 from orchestrator.gateway.token import Token
 from orchestrator.gateway.worker.backend import Backend
 from orchestrator.gateway.worker.operation import Operation
-from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter
+from orchestrator.model.key_filter import KeyFilter
+from orchestrator.model.keys import SESSION_KEY_BIT, Key
 from orchestrator.model.objects import ObjectDraft, ObjectFilter, StoredObject
 
 SLOT: Final = 0
@@ -82,6 +83,11 @@ class LocalObject:
 
     handle: int
     held: ObjectDraft | Key
+
+    @property
+    def is_private(self) -> bool:
+        """It is there for who is logged in, and ends with the login."""
+        return isinstance(self.held, ObjectDraft) and self.held.private
 
     def read(self, kind: int) -> Value:
         """Return an attribute."""
@@ -174,7 +180,8 @@ class Application:
         """End the login: private objects, and handles to them, end with it."""
         self.backend.logout()
         with self._guard:
-            gone = [o for o in self._objects.values() if not isinstance(o, LocalObject)]
+            all_ = self._objects.values()
+            gone = [o for o in all_ if not isinstance(o, LocalObject) or o.is_private]
             for found in gone:
                 self._objects.pop(found.handle, None)
             self._handles.clear()
@@ -218,7 +225,7 @@ class Application:
 
     def keep_local(self, session: P11Session, held: ObjectDraft | Key) -> int:
         """Return a handle for a session object that is kept here."""
-        if len(session.objects) >= SESSION_OBJECTS_MAX:
+        if len(self.local_objects()) >= SESSION_OBJECTS_MAX:
             raise CryptokiError(CKR.DEVICE_MEMORY)
         handle = next(self._numbers)
         self._objects[handle] = LocalObject(handle, held)
@@ -281,7 +288,7 @@ class Application:
         if isinstance(found, KeyObject) and not found.is_lent:
             ref = found.key.ref
             if ref & SESSION_KEY_BIT:
-                self.backend.call(lambda s: s.drop_session_key(ref))
+                self.backend.call(lambda s: s.session_keys.drop(ref))
             else:
                 self.check_rw(session, token=True)
                 self.backend.change(lambda c, request: c.delete_key(ref, request=request))

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 from orchestrator.client.balancer import Balancer, Node
-from orchestrator.client.session import Session, expect
+from orchestrator.client.connection import expect
+from orchestrator.client.session import Session
 from orchestrator.control.application import Application
 from orchestrator.control.changes import Changes
 from orchestrator.gateway.cryptoki import CKR, CryptokiError
@@ -27,8 +28,9 @@ from orchestrator.wire.messages import Hello, ObjectPage, Welcome
 from orchestrator.wire.system_clock import SystemClock
 
 T = TypeVar("T")
-RANDOM_POOL_BYTES: Final = 16 * 1024
+RANDOM_FIRST_BYTES: Final = 4 * 1024
 RANDOM_REQUEST_BYTES: Final = 64 * 1024
+"""The pool is filled with twice as much each time, from the first size up to this one."""
 LOOK_S: Final = 0.2
 _AGAIN_S: Final = 0.2
 _SILENCE_S: Final = 10.0
@@ -247,7 +249,7 @@ class Backend:
 
     def random(self, count: int) -> bytes:
         """Return random bytes of an HSM; each is given out once."""
-        if count > RANDOM_POOL_BYTES // 4:
+        if count > RANDOM_FIRST_BYTES:
             pieces = []
             while count:
                 size = min(count, RANDOM_REQUEST_BYTES)
@@ -257,7 +259,8 @@ class Backend:
         with self._drawing:
             at = self._random_at
             if at + count > len(self._random):
-                self._random = self.call(lambda session: session.random(RANDOM_POOL_BYTES))
+                size = min(2 * len(self._random) or RANDOM_FIRST_BYTES, RANDOM_REQUEST_BYTES)
+                self._random = self.call(lambda session: session.random(size))
                 at = 0
             elif self._session is None:
                 raise CryptokiError(CKR.USER_NOT_LOGGED_IN)

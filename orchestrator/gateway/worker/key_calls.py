@@ -143,7 +143,7 @@ def derive_key(
         )
         return U64.pack(app.keep([made])[0])
     made = app.backend.call(
-        lambda s: s.derive_session_key(key.ref, agreement, spec, draft), **_DERIVING
+        lambda s: s.session_keys.derive(key.ref, agreement, spec, draft), **_DERIVING
     )
     return U64.pack(app.keep([made], session)[0])
 
@@ -217,7 +217,7 @@ def _make(
 ) -> list[int]:
     app.check_rw(session, token=token)
     if not token:
-        made = app.backend.call(lambda s: s.make_session_keys(spec, drafts))
+        made = app.backend.call(lambda s: s.session_keys.make(spec, drafts))
         return app.keep(made, session)
     _, made = app.backend.change(
         lambda changes, request: changes.generate_keys(spec, drafts, request=request)
@@ -248,7 +248,7 @@ def create(app: Application, session: P11Session, template: Template, number: in
     wanted = template.requested(key_class, spec, given, passed_over=_IMPORTED)
     draft = KeyDraft(key_class, template.label(), wanted)
     if not token:
-        made = app.backend.call(lambda s: s.import_session_key(spec, value, draft))
+        made = app.backend.call(lambda s: s.session_keys.import_clear(spec, value, draft))
         return app.keep([made], session)[0]
     _, made = app.backend.change(
         lambda c, request: c.import_clear_key(spec, value, draft, request=request)

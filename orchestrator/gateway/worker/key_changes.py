@@ -7,7 +7,8 @@ from typing import Final
 from orchestrator.gateway.attributes import BOOLEANS, CLASSES, KEY_TYPES, Template
 from orchestrator.gateway.cryptoki import CKA, CKR, CryptokiError
 from orchestrator.gateway.worker.application import Application, Heard, KeyObject, P11Session
-from orchestrator.model.keys import SESSION_KEY_BIT, Key, KeyFilter, attribute_text, parse_hex
+from orchestrator.model.key_filter import KeyFilter, attribute_text
+from orchestrator.model.keys import SESSION_KEY_BIT, Key, parse_hex
 from orchestrator.wire.messages import KeyCopy
 
 _PASSED_OVER: Final = frozenset({CKA.TOKEN, CKA.SUBJECT})
@@ -28,7 +29,7 @@ def copy(app: Application, session: P11Session, found: KeyObject, template: Temp
         attributes=tuple(given.items()),
     )
     if not token:
-        made = app.backend.call(lambda s: s.copy_session_key(source.ref, asked))
+        made = app.backend.call(lambda s: s.session_keys.copy(source.ref, asked))
         return app.keep([made], session)[0]
     _, made = app.backend.change(lambda c, request: c.copy_key(source.ref, asked, request=request))
     return app.keep([made])[0]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 from types import FrameType
+from typing import Final
 
 import msgspec
 
@@ -14,9 +16,15 @@ from orchestrator.gateway.report import HsmReport, WorkerReport
 from orchestrator.gateway.token import Token
 from orchestrator.gateway.worker.connection import Connection
 
+WORKER_BYTES_MAX: Final = 2 * 1024 * 1024 * 1024
+"""What one application's worker may take of this host's memory, stacks of 64 threads included."""
+
 
 def serve(client: socket.socket, token: Token, reporter: socket.socket) -> None:
     """Serve a client; on SIGUSR1 tell how it goes, in between or while it waits."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if hard == resource.RLIM_INFINITY or hard > WORKER_BYTES_MAX:
+        resource.setrlimit(resource.RLIMIT_DATA, (WORKER_BYTES_MAX, WORKER_BYTES_MAX))
     connection = Connection(client, token)
     reporter.setblocking(False)
 

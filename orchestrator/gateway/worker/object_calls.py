@@ -26,7 +26,8 @@ from orchestrator.gateway.worker.application import (
 )
 from orchestrator.gateway.worker.failures import cryptoki_error
 from orchestrator.model.errors import OrchestratorError
-from orchestrator.model.keys import Key, KeyFilter
+from orchestrator.model.key_filter import KeyFilter
+from orchestrator.model.keys import Key
 from orchestrator.model.objects import ObjectFilter
 from orchestrator.wire.messages import KEYS_PER_PAGE_MAX
 
@@ -126,6 +127,8 @@ def create(app: Application, session: P11Session, attributes: tuple[Attribute, .
     except OrchestratorError as exc:
         raise cryptoki_error(exc) from exc
     if not template.flag(CKA.TOKEN):
+        if draft.private:
+            app.check_rw(session, token=False)
         return U64.pack(app.keep_local(session, draft))
     app.check_rw(session, token=True)
     _, ref = app.backend.change(lambda c, request: c.put_object(draft, request=request))

@@ -75,7 +75,7 @@ def unwrap(
     }
     if not token:
         made = app.backend.call(
-            lambda s: s.unwrap_session_key(key.ref, chosen, data, key_type, draft), **special
+            lambda s: s.session_keys.unwrap(key.ref, chosen, data, key_type, draft), **special
         )
         return U64.pack(app.keep([made], session)[0])
     _, made = app.backend.change(

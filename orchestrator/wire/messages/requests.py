@@ -8,29 +8,43 @@ from __future__ import annotations
 
 import msgspec
 
-from orchestrator.model.entries import (
-    Approval,
-    Credential,
-    Entry,
-    Envelope,
-    Record,
-    SignedJoinRequest,
-)
+from orchestrator.model.entries import Approval, Entry, Record
 from orchestrator.model.errors import MalformedError
-from orchestrator.model.key_spec import (
-    Agreement,
-    CipherMechanism,
-    KeySpec,
-    KeyType,
-    MacMechanism,
-    SignMechanism,
-)
-from orchestrator.model.keys import KeyFilter
 from orchestrator.model.objects import ObjectFilter
 from orchestrator.model.roles import Role
-from orchestrator.model.wrap_mechanism import WrapMechanism
-from orchestrator.wire.messages.changes import ChangeRequest, KeyCopy, KeyDraft
-from orchestrator.wire.messages.signed import SignedGrant, SignedTries
+from orchestrator.wire.messages.changes import ChangeRequest
+from orchestrator.wire.messages.joining import (
+    CheckSnapshot,
+    Download,
+    JoinAccept,
+    JoinChallenge,
+    JoinGrant,
+    JoinStart,
+    RecoverAccept,
+    RecoverStart,
+    TakeSnapshot,
+    Upload,
+)
+from orchestrator.wire.messages.key_use import (
+    ChangeSessionKey,
+    CopySessionKey,
+    Decrypt,
+    DeriveSessionKey,
+    DropSessionKey,
+    Encrypt,
+    ImportSessionKey,
+    ListKeys,
+    Mac,
+    MakeSessionKeys,
+    Random,
+    SealKey,
+    SealUser,
+    Sign,
+    UnwrapSessionKey,
+    VerifyMac,
+    WrapKey,
+)
+from orchestrator.wire.messages.signed import SignedTries
 
 
 class Hello(Record, tag=True):
@@ -139,123 +153,6 @@ class ListMembers(Record, tag=True):
     """List members and admitted hosts."""
 
 
-class ListKeys(Record, tag=True):
-    """List the caller's visible keys that match, a page at a time."""
-
-    ticket: bytes
-    seen: int
-    filter: KeyFilter
-    offset: int = 0
-    limit: int = 10
-
-
-class Sign(Record, tag=True):
-    """Sign a digest, or what a raw mechanism takes."""
-
-    ticket: bytes
-    seen: int
-    ref: int
-    mechanism: SignMechanism
-    digest: bytes
-
-
-class Encrypt(Record, tag=True):
-    """Encrypt with an AES key."""
-
-    ticket: bytes
-    seen: int
-    ref: int
-    mechanism: CipherMechanism
-    plaintext: bytes
-
-
-class Decrypt(Record, tag=True):
-    """Open what Encrypt made, or what was encrypted to an RSA key's public half."""
-
-    ticket: bytes
-    seen: int
-    ref: int
-    mechanism: CipherMechanism
-    ciphertext: bytes
-
-
-class Mac(Record, tag=True):
-    """Make a MAC with an AES key or a generic secret."""
-
-    ticket: bytes
-    seen: int
-    ref: int
-    mechanism: MacMechanism
-    data: bytes
-
-
-class VerifyMac(Record, tag=True):
-    """Compare a MAC in the HSM: Done when it is right, refused when not.
-
-    `length` says how many of its bytes count, 0 that all do: the verifier's choice, for whoever
-    sends a shorter one must not make it so.
-    """
-
-    ticket: bytes
-    seen: int
-    ref: int
-    mechanism: MacMechanism
-    data: bytes
-    mac: bytes
-    length: int = 0
-
-
-class Random(Record, tag=True):
-    """Draw random bytes."""
-
-    ticket: bytes
-    count: int
-
-
-class MakeSessionKeys(Record, tag=True):
-    """Make keys that live on this HSM until log-out or the end of this connection."""
-
-    ticket: bytes
-    spec: KeySpec
-    drafts: tuple[KeyDraft, ...]
-
-
-class DeriveSessionKey(Record, tag=True):
-    """As DeriveKeys, for a key that lives as those of MakeSessionKeys do."""
-
-    ticket: bytes
-    seen: int
-    base: int
-    agreement: Agreement
-    spec: KeySpec
-    draft: KeyDraft
-
-
-class DropSessionKey(Record, tag=True):
-    """Delete a session key."""
-
-    ticket: bytes
-    ref: int
-
-
-class ImportSessionKey(Record, tag=True):
-    """As ImportClearKey, for a key that lives as those of MakeSessionKeys do."""
-
-    ticket: bytes
-    spec: KeySpec
-    draft: KeyDraft
-    sealed: bytes
-
-
-class CopySessionKey(Record, tag=True):
-    """Copy a token key of the caller's to one that lives as those of MakeSessionKeys do."""
-
-    ticket: bytes
-    seen: int
-    ref: int
-    copy: KeyCopy
-
-
 class ListObjects(Record, tag=True):
     """List certificates and data objects; the ticket is empty for those that are not private."""
 
@@ -264,122 +161,6 @@ class ListObjects(Record, tag=True):
     filter: ObjectFilter
     offset: int = 0
     limit: int = 100
-
-
-class ChangeSessionKey(Record, tag=True):
-    """Change an attribute of a session key (CLI name and value)."""
-
-    ticket: bytes
-    ref: int
-    name: str
-    value: str
-
-
-class SealKey(Record, tag=True):
-    """Seal a token key as it is to an HSM of a clone, which proves itself; answered with Data."""
-
-    ticket: bytes
-    seen: int
-    ref: int
-    cluster: str
-    credential: Credential
-
-
-class SealUser(Record, tag=True):
-    """As SealKey, for a user."""
-
-    ticket: bytes
-    seen: int
-    name: str
-    role: Role
-    cluster: str
-    credential: Credential
-
-
-class WrapKey(Record, tag=True):
-    """Wrap key `payload` under key `wrapper`; answered with Data."""
-
-    ticket: bytes
-    seen: int
-    payload: int
-    wrapper: int
-    mechanism: WrapMechanism
-
-
-class UnwrapSessionKey(Record, tag=True):
-    """As UnwrapKey, for a key that lives as those of MakeSessionKeys do."""
-
-    ticket: bytes
-    seen: int
-    unwrapper: int
-    mechanism: WrapMechanism
-    wrapped: bytes
-    key_type: KeyType
-    draft: KeyDraft
-
-
-class TakeSnapshot(Record, tag=True):
-    """Seal the state to the backup key; fetch it with Download. `reason` is for people."""
-
-    id: str
-    reason: str = ""
-
-
-class CheckSnapshot(Record, tag=True):
-    """Open an uploaded backup, restoring nothing, and compare its digest."""
-
-    blob: str
-
-
-class Upload(Record, tag=True):
-    """Give a piece of a blob; the last piece completes it."""
-
-    blob: str
-    offset: int
-    total: int
-    data: bytes
-
-
-class Download(Record, tag=True):
-    """Fetch a piece of a blob."""
-
-    blob: str
-    offset: int
-
-
-class JoinChallenge(Record, tag=True):
-    """To a member: a fresh nonce for one join request."""
-
-
-class JoinStart(Record, tag=True):
-    """To an empty HSM: ask for admission to `cluster`, answering a member's challenge."""
-
-    cluster: str
-    challenge: bytes
-
-
-class JoinGrant(Record, tag=True):
-    """To a member: check a join request and encrypt the masking key to it."""
-
-    join: SignedJoinRequest
-
-
-class JoinAccept(Record, tag=True):
-    """To the joiner: take the masking key, and the state from the uploaded snapshot."""
-
-    grant: SignedGrant
-    blob: str
-
-
-class RecoverStart(Record, tag=True):
-    """To an empty HSM: open a transport key for the recovery key."""
-
-
-class RecoverAccept(Record, tag=True):
-    """To an empty HSM: take the masking key out of a backup's envelope."""
-
-    recovery_key: Envelope
-    envelope: Envelope
 
 
 class Pending(Record, tag=True):
@@ -409,7 +190,6 @@ Request = (
     | ChangeSessionKey | WrapKey | UnwrapSessionKey | SealKey | SealUser
     | ImportSessionKey | CopySessionKey
 )  # fmt: skip
-
 _request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 
 

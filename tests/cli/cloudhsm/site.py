@@ -9,6 +9,7 @@ from typing import Final
 
 from orchestrator.cli.invocation import Services
 from orchestrator.control.backups import Backups
+from orchestrator.control.membership import Membership
 from orchestrator.control.plane import ControlPlane
 from orchestrator.control.recovery import Recovery
 from orchestrator.lab import lab
@@ -38,14 +39,14 @@ class SiteServices(Services):
 
 
 @contextmanager
-def site(home: Path) -> Iterator[SiteServices]:
+def site(home: Path, zones: int = 1) -> Iterator[SiteServices]:
     """Make the lab and its cluster, and destroy both in the end."""
     services = SiteServices(home)
-    lab.up(home, 1)
+    lab.up(home, zones)
     try:
         plane = services.plane()
         cluster = plane.create_cluster("hsm2m.medium", (), None, None).cluster_id
-        plane.create_hsm(cluster, "lab-1a")
+        Membership(plane).create(cluster, "lab-1a")
         certificate, anchor = lab.sign_csr(home, plane.csr(cluster))
         plane.initialize(cluster, certificate.read_bytes(), anchor.read_bytes())
         plane.close()
