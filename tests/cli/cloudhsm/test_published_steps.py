@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.control.membership import Membership
 from orchestrator.lab import lab
 from orchestrator.model.roles import Role
 from tests.cli.cloudhsm import approvers
@@ -44,7 +45,7 @@ class Office:
         changes = plane.changes(self.cluster, session)
         if hsms > 1:
             changes.admit_host("host-1b")
-            plane.create_hsm(self.cluster, "lab-1b")
+            Membership(plane).create(self.cluster, "lab-1b")
         changes.create_user("carol", Role.ADMIN, PASSWORDS["carol"].encode())
         session.close()
         plane.close()
