@@ -61,9 +61,14 @@ class Case:
 
     @property
     def ratio(self) -> float | None:
-        """The median of the rounds' ratios to the baseline; a slow round is slow for both."""
-        pairs = list(zip(self.rounds, self.baseline_rounds, strict=True)) if self.baseline else []
-        return statistics.median(own / base for own, base in pairs) if pairs else None
+        """The median of the rounds' ratios to the baseline; a slow round is slow for both.
+
+        A round in which the baseline came to nothing, as a short one may on a busy machine, is
+        compared with nothing.
+        """
+        pairs = zip(self.rounds, self.baseline_rounds, strict=True) if self.baseline else ()
+        ratios = [own / base for own, base in pairs if base]
+        return statistics.median(ratios) if ratios else None
 
     @property
     def added(self) -> float | None:
@@ -77,6 +82,8 @@ class Case:
         if self.target is None:
             return None
         judged = {"value": self.value, "ratio": self.ratio, "added": self.added}[self.target.of]
+        if judged is None and self.baseline:
+            return False
         if judged is None:
             raise ValueError(f"{self.figure} {self.case}: a target without a baseline")
         return self.target.holds(judged)

@@ -183,10 +183,15 @@ def token_key(core: Core, ref: int, caller: Caller) -> Key:
 def check_approved(
     core: Core, operation: str, key: Key, caller: Caller, mechanism: object, data: bytes
 ) -> None:
-    """Raise RefusedError unless a quorum key's use was approved, if this use must be."""
+    """Raise RefusedError unless a quorum key's use was approved, if this use must be; audited."""
     if key.use_quorum or key.manage_quorum:
         request = use_digest(operation, key.ref, caller.name, mechanism, data)
-        check_use(core.state, core.clock.now_ms(), key, operation, request)
+        try:
+            check_use(core.state, core.clock.now_ms(), key, operation, request)
+        except RefusedError as exc:
+            who, subject = f"{caller.role}/{caller.name}", f"0x{key.ref:016x} {operation}"
+            core.vault.audit(core.line("key-use-refused", who, subject, exc.code))
+            raise
 
 
 def requested_of(draft: m.KeyDraft) -> Mapping[str, str]:

@@ -18,7 +18,7 @@ def read(path: Path) -> bytes:
     """Read a file that the caller named."""
     try:
         with path.open("rb") as file:
-            content = file.read(_READ_BYTES_MAX + 1)  # devices tell no size
+            content = file.read(_READ_BYTES_MAX + 1)  # a pipe or a device does not tell its size
     except OSError as exc:
         raise UsageError(f"cannot read {path}: {exc.strerror}") from exc
     if len(content) > _READ_BYTES_MAX:

@@ -18,6 +18,7 @@ SocketOption = Annotated[
         "--socket",
         metavar="PATH",
         help="Where applications connect; default: gateway/CLUSTER.sock in the home.",
+        readable=False,  # the gateway's own user need not be one of its clients
     ),
 ]
 _COLUMNS = ("client_pid", "uid", "user", "sessions", "calls", "operations", "errors")

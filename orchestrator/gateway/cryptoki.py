@@ -76,6 +76,7 @@ class CKR(IntEnum):
     BUFFER_TOO_SMALL = 0x150
     CRYPTOKI_NOT_INITIALIZED = 0x190
     PUBLIC_KEY_INVALID = 0x1B9
+    FUNCTION_REJECTED = 0x200
 
 
 class CryptokiError(Exception):

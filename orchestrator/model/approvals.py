@@ -14,7 +14,7 @@ from orchestrator.model.errors import MalformedError, RefusedError, TamperedErro
 from orchestrator.model.guards import Guard, approvers, guard_of, words_of
 from orchestrator.model.quorum import ApprovalData, Token, token_of
 from orchestrator.model.ssh_signature import check_signature
-from orchestrator.model.state import Put, State, Table, User, user_row
+from orchestrator.model.state import Put, SpentToken, State, Table, User, user_row
 
 NAMESPACE: Final = "cloister-quorum"
 SIGNATURES_MAX: Final = 32
@@ -44,7 +44,11 @@ def spend(state: State, at: int, change: e.Change, approval: e.Approval | None) 
     if token is None:
         raise _refusal(guard)
     _check_token(state, at, change, guard, token)
-    return _counted(state, guard, approval, (Put(Table.TOKENS, token_row(approval.token), None),))
+    row = token_row(approval.token)
+    # Its data is dated within the slack of its issue, and could be issued within it once more.
+    until = token.issued_at + 2 * CLOCK_SLACK_S * 1000
+    spent = (Put(Table.TOKENS, row, None), Put(Table.SPENT, row, SpentToken(until)))
+    return _counted(state, guard, approval, spent)
 
 
 def token_row(token: bytes) -> str:

@@ -37,7 +37,13 @@ from orchestrator.model.state import (
 MEMBERS_MAX: Final = 28
 SUCCESSORS: Final = {"hsm1.medium": "hsm2m.medium"}
 """Types of HSM whose backups a newer type takes over."""
-_OF_LOGINS: Final = (Table.LOGINS, Table.TOKENS, Table.GRANTS, Table.LOGIN_TICKETS)
+_OF_LOGINS: Final = (
+    Table.LOGINS,
+    Table.TOKENS,
+    Table.GRANTS,
+    Table.LOGIN_TICKETS,
+    Table.SPENT,
+)
 """What ends with the logins of the cluster that a backup was made of."""
 
 

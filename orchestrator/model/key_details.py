@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import load_der_public_key
-
 from orchestrator.model.key_spec import KeySpec, KeyType, coordinate_bytes
 
 DETAILS: Final = frozenset({
@@ -22,6 +19,12 @@ def public_details(spec: KeySpec, public: bytes) -> dict[str, str | int]:
         return {}
     match spec.type:
         case KeyType.RSA:
+            # Not at start: what names attributes, help texts among it, needs no cryptography.
+            from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey  # noqa: PLC0415
+            from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415
+                load_der_public_key,
+            )
+
             key = load_der_public_key(public)
             assert isinstance(key, RSAPublicKey)  # noqa: S101  # the key's type says so
             numbers = key.public_numbers()

@@ -25,7 +25,7 @@ from orchestrator.model.quorum import (
 from orchestrator.model.roles import Operation, Role
 from orchestrator.model.rules import authorize, need
 from orchestrator.model.services import ADMIN_SERVICES, KEY_SERVICES, Service
-from orchestrator.model.state import ONLY, LoginTicket, Put, State, Table
+from orchestrator.model.state import ONLY, LoginTicket, Put, SpentToken, State, Table
 
 LIFE_S_MIN: Final = 60
 HSMS_MAX: Final = 28
@@ -86,7 +86,8 @@ def token_issued(state: State, header: e.Header, change: e.QuorumTokenIssued) ->
         words=data.words,
     )
     name = token_of(change.approval_data)
-    need(name not in tokens, "exists", "there is this very token already")
+    is_spent = token_row(name) in state.tables[Table.SPENT]
+    need(name not in tokens and not is_spent, "exists", "there is, or was, this very token already")
     return (
         *(Put(Table.TOKENS, token_row(k), None) for k in replaced),
         Put(Table.TOKENS, token_row(name), token),
@@ -209,14 +210,14 @@ def check_use(state: State, at: int, key: Key, operation: str, request: bytes) -
 
 
 def expired(state: State, at: int) -> list[Put]:
-    """Return the removal of every token, grant and login ticket whose time is over."""
+    """Return the removal of every token, spent or not, grant and login ticket that is over."""
     old = [name for name, token in state.tokens().items() if token.expires_at < at]
     puts = [Put(Table.TOKENS, token_row(name), None) for name in old]
-    for table in (Table.GRANTS, Table.LOGIN_TICKETS):
+    for table in (Table.GRANTS, Table.LOGIN_TICKETS, Table.SPENT):
         puts += [
             Put(table, name, None)
             for name, row in state.tables[table].items()
-            if isinstance(row, UseGrant | LoginTicket) and row.until < at
+            if isinstance(row, UseGrant | LoginTicket | SpentToken) and row.until < at
         ]
     return puts
 

@@ -122,6 +122,12 @@ class EndedLogin(Record):
     until: int
 
 
+class SpentToken(Record):
+    """A quorum token that is gone, until nobody could issue its data again (Unix ms)."""
+
+    until: int
+
+
 class LoginTicket(Record):
     """A login that a user has given to a Unix user, until `until` (Unix ms)."""
 
@@ -134,7 +140,7 @@ class LoginTicket(Record):
 
 Row = (
     Meta | Secrets | User | Host | MemberRow | Key | EndedLogin | QuorumPolicy | Token | UseGrant
-    | LoginTicket | StoredObject
+    | LoginTicket | StoredObject | SpentToken
 )  # fmt: skip
 
 
@@ -154,6 +160,7 @@ class Table(StrEnum):
     GRANTS = "grants"
     LOGIN_TICKETS = "login-tickets"
     OBJECTS = "objects"
+    SPENT = "spent-tokens"
 
 
 ROW_TYPES: Final[Mapping[Table, type[Row]]] = {
@@ -169,6 +176,7 @@ ROW_TYPES: Final[Mapping[Table, type[Row]]] = {
     Table.GRANTS: UseGrant,
     Table.LOGIN_TICKETS: LoginTicket,
     Table.OBJECTS: StoredObject,
+    Table.SPENT: SpentToken,
 }
 ONLY: Final = "only"
 """Row name in tables that hold one row."""

@@ -57,6 +57,34 @@ def test_tries_at_different_hsms_are_one_count(cluster: LocalCluster) -> None:
         assert machine.hsm.core.state.user(CU, "cu").locked
 
 
+def locks(cluster: LocalCluster) -> list[bool]:
+    """Tell at every HSM whether `cu` is locked; their states are one and the same."""
+    states = [machine.hsm.core.state for machine in cluster.machines if machine.hsm is not None]
+    assert len({state.digest() for state in states}) == 1
+    return [state.user(CU, "cu").locked for state in states]
+
+
+def test_an_hsm_that_was_down_locks_and_unlocks_as_the_others(cluster: LocalCluster) -> None:
+    first, second, third = cluster.machines
+    third.stop()
+    for _ in range(6):
+        attempt(cluster, first, b"wrong-one-1")
+    cluster.controller.gossip()
+    cluster.controller.heal()
+    assert locks(cluster) == [True, True]
+    third.start()
+    cluster.controller.heal()
+    assert locks(cluster) == [True, True, True]
+    assert [attempt(cluster, x, PASSWORD) for x in cluster.machines] == ["user-locked"] * 3
+    admin = cluster.login(Role.ADMIN, "admin")
+    second.stop()
+    cluster.controller.change(lambda _: m.UnlockUser("cu", CU), ticket=admin)
+    second.start()
+    cluster.controller.heal()
+    assert locks(cluster) == [False, False, False]
+    assert [attempt(cluster, x, PASSWORD) for x in cluster.machines] == ["done"] * 3
+
+
 def test_hsms_that_are_cut_off_give_five_tries_each(cluster: LocalCluster) -> None:
     for machine in cluster.machines:
         outcomes = [attempt(cluster, machine, b"wrong-one-1") for _ in range(7)]

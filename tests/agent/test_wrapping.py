@@ -419,6 +419,7 @@ def test_what_a_quorum_guards_leaves_with_its_approval_alone(
     )
     [key] = used.make(AES, guarded)
     assert wrap_code(used, key, kek) == "quorum-failed"
+    assert ("key-use-refused", f"0x{key.ref:016x} wrap") in audit_events(used)
     request = use_digest("wrap", key.ref, "cu", KWP, kek.ref.to_bytes(8, "big"))
     for machine in used.cluster.machines:  # as an approved `KeyUseApproved` leaves it
         assert machine.hsm is not None

@@ -8,7 +8,9 @@ import hmac
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,76 @@ def test_a_file_of_any_size_comes_back(mechanism: str, size: int, cli: Cli, tmp_
     assert sealed.stat().st_mode & 0o777 == 0o600
     assert cli(f"crypto decrypt {key} --data-path {sealed} --path {back}")[0] == 0
     assert back.read_bytes() == plain.read_bytes()
+
+
+def feed(path: Path, content: bytes) -> threading.Thread:
+    """Make a pipe, and let somebody write into it."""
+    os.mkfifo(path)
+
+    def write() -> None:
+        with suppress(BrokenPipeError), path.open("wb") as pipe:
+            pipe.write(content)
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE_BYTES, 9 * PIECE_BYTES + 1])
+def test_a_pipe_is_read_to_its_end(size: int, cli: Cli, tmp_path: Path) -> None:
+    plain, sealed, back = (tmp_path / name for name in ("plain", "sealed", "back"))
+    key = "--key-filter attr.label=data --mechanism aes-cbc-pad"
+    content = os.urandom(size)
+    writer = feed(plain, content)
+    status, _, err = cli(f"crypto encrypt {key} --data-path {plain} --path {sealed}")
+    assert status == 0, err
+    writer.join(10)
+    writer = feed(tmp_path / "again", sealed.read_bytes())
+    assert cli(f"crypto decrypt {key} --data-path {tmp_path / 'again'} --path {back}")[0] == 0
+    writer.join(10)
+    assert back.read_bytes() == content
+    assert back.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_read_whole_is_bounded_also_from_pipes_and_devices(
+    cli: Cli, tmp_path: Path
+) -> None:
+    mac = "crypto mac --key-filter attr.label=mac --mechanism hmac-sha256 --data-path"
+    writer = feed(tmp_path / "small", b"Hello")
+    by_pipe = json.loads(cli(f"{mac} {tmp_path / 'small'}")[1])["mac"]
+    writer.join(10)
+    by_word = cli("crypto mac --key-filter attr.label=mac --mechanism hmac-sha256 --data SGVsbG8=")
+    assert by_pipe == json.loads(by_word[1])["mac"]
+    status, out, err = cli(f"{mac} /dev/zero")  # which never ends
+    assert (status, out) == (2, "")
+    assert "/dev/zero exceeds 67108864 bytes" in err
+
+
+def test_an_output_that_is_there_stays(cli: Cli, tmp_path: Path) -> None:
+    key = "--key-filter attr.label=data --mechanism aes-ctr"
+    for name in ("file", "link", "pipe", "folder"):
+        path = tmp_path / name
+        match name:
+            case "file":
+                path.write_bytes(b"mine")
+            case "link":
+                path.symlink_to(tmp_path / "file")
+            case "pipe":
+                os.mkfifo(path)
+            case _:
+                path.mkdir()
+        status, out, err = cli(f"crypto encrypt {key} --data SGVsbG8= --path {path}")
+        assert (status, out) == (1, ""), name
+        assert "exists already" in err
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+def test_a_key_that_is_not_there_leaves_no_file(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "sealed"
+    for key in ("attr.label=nothing", "attr.label=mac"):
+        line = f"crypto encrypt --key-filter {key} --mechanism aes-ctr --data SGVsbG8="
+        assert cli(f"{line} --path {path}")[0] != 0
+        assert not path.exists()
 
 
 def test_a_damaged_end_leaves_no_file(cli: Cli, tmp_path: Path) -> None:

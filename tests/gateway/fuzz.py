@@ -2,6 +2,10 @@
 
 The seeds are one well-formed body of every call in every dialect. Whatever comes, decoding gives
 values, MalformedError or CryptokiError; anything else ends the run with the body in hex.
+
+`python -m tests.gateway.fuzz corpus` writes `corpus.txt`: seeds, and those mutants that took the
+decoder a way (the set of its lines) that none before has taken. CI replays it, each with its
+outcome. A body that ever ends a run is added to FOUND, and so to the corpus.
 """
 
 from __future__ import annotations
@@ -9,12 +13,18 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
 
 from orchestrator.gateway.cryptoki import CryptokiError
 from orchestrator.gateway.rpc.calls import CALLS, decode, split
 from orchestrator.model.errors import MalformedError
 from tests.gateway import wire as w
 
+CORPUS: Final = Path(__file__).with_name("corpus.txt")
+CORPUS_RUN: Final = 5_000
+FOUND: Final[tuple[tuple[int, bytes], ...]] = ()
 _EXTREMES = [bytes(4), w.NULL, b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"\0\0\0\1", b"\xff" * 8]
 _TEMPLATE = [(0, 3), (1, 1), (3, b"label"), (0x40000600, [1, 0x1041]), (0x40000211, [(0x108, 1)])]
 PARAMETERS = {
@@ -94,22 +104,63 @@ def mutants(count: int, seed: int) -> Iterator[tuple[int, bytes]]:
         yield offered, mutate(body, rng)
 
 
+def outcome(offered: int, body: bytes) -> str:
+    """Decode a body; return what came of it."""
+    try:
+        decode(body, offered)
+    except MalformedError:
+        return "malformed"
+    except CryptokiError as exc:
+        return exc.rv.name
+    except BaseException:
+        sys.stderr.write(f"offered {offered}, body {body.hex()}\n")
+        raise
+    return "good"
+
+
 def run(count: int, seed: int) -> int:
     """Decode mutants; return how many were taken for good."""
-    good = 0
-    for offered, body in mutants(count, seed):
-        try:
-            decode(body, offered)
-            good += 1
-        except (MalformedError, CryptokiError):
-            continue
-        except BaseException:
-            sys.stderr.write(f"offered {offered}, body {body.hex()}\n")
-            raise
-    return good
+    return sum(outcome(*mutant) == "good" for mutant in mutants(count, seed))
+
+
+def way(offered: int, body: bytes) -> frozenset[tuple[str, int]]:
+    """Return the lines of the decoder that a body visits."""
+    lines = set()
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        path = frame.f_code.co_filename
+        if "/gateway/rpc/" not in path:
+            return None
+        if event == "line":
+            lines.add((path, frame.f_lineno))
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        outcome(offered, body)
+    finally:
+        sys.settrace(before)
+    return frozenset(lines)
+
+
+def corpus() -> Iterator[str]:
+    """Yield the corpus: offered byte, outcome and body of each."""
+    seen = set()
+    chosen = [*seeds(), *FOUND]
+    given = len(chosen)
+    everything = [*chosen, *mutants(CORPUS_RUN, seed=7)]
+    for number, (offered, body) in enumerate(everything):
+        taken = (outcome(offered, body), way(offered, body))
+        if number < given or taken not in seen:
+            yield f"{offered} {taken[0]} {body.hex()}\n"
+        seen.add(taken)
 
 
 if __name__ == "__main__":
-    number = int(sys.argv[1])
-    taken = run(number, int(sys.argv[2]) if len(sys.argv) > 2 else 0)
-    sys.stdout.write(f"{number} bodies, {taken} decoded, all others refused\n")
+    if sys.argv[1] == "corpus":
+        CORPUS.write_text("".join(corpus()))
+    else:
+        number = int(sys.argv[1])
+        taken = run(number, int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+        sys.stdout.write(f"{number} bodies, {taken} decoded, all others refused\n")

@@ -211,6 +211,26 @@ def test_frames_come_out_whole_however_they_are_split(
     assert buffer.pending_bytes == 0
 
 
+def test_a_frame_in_single_bytes_is_joined_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 MiB a byte at a time were 2 TiB of copies, were each piece joined to what is there."""
+    body = bytes(range(256)) * 1024
+    stream = struct.pack("!III", 16, 6, len(body)) + b"client" + body
+    buffer, parsed = frames.FrameBuffer(), []
+
+    class Counted:
+        def unpack_from(self, data: bytes) -> tuple[int, ...]:
+            parsed.append(len(data))
+            return struct.unpack_from("!III", data)
+
+    monkeypatch.setattr(frames, "HEADER", Counted())
+    for at in range(len(stream) - 1):
+        buffer.feed(stream[at : at + 1])
+        assert buffer.frame() is None
+    buffer.feed(stream[-1:])
+    assert buffer.frame() == (16, body)
+    assert parsed == [12, len(stream)]
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
 def test_a_frame_beyond_the_limits_is_refused_by_its_header(options: int, size: int) -> None:
     buffer = frames.FrameBuffer()
@@ -261,3 +281,12 @@ def test_what_was_begun_before_is_decoded_to_values_of_its_own() -> None:
         assert decode(body, offered)[1] == expected == [7, mech.Mechanism(0x1041), 9]
     with pytest.raises(MalformedError):
         decode(body[:-1], 1)
+
+
+def test_the_corpus_is_decoded_or_refused_as_before() -> None:
+    lines = [line.split(" ") for line in fuzz.CORPUS.read_text().splitlines()]
+    decoded = [(int(offered), bytes.fromhex(body)) for offered, _, body in lines]
+    assert {outcome for _, outcome, _ in lines} >= {"good", "malformed", "MECHANISM_INVALID"}
+    assert set(decoded) >= {*fuzz.seeds(), *fuzz.FOUND}, "python -m tests.gateway.fuzz corpus"
+    for (offered, body), (_, outcome, _) in zip(decoded, lines, strict=True):
+        assert fuzz.outcome(offered, body) == outcome, body.hex()

@@ -19,10 +19,11 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from orchestrator.gateway.cryptoki import CKA, CKM, CKO, CKR
 from orchestrator.gateway.worker.application import SESSION_OBJECTS_MAX
+from orchestrator.wire import messages as m
 from tests.gateway import wire as w
 from tests.gateway.cluster import PIN, Gateway
 from tests.gateway.wire import Client, Refused
-from tests.stateful.harness import PASSWORD, LocalCluster
+from tests.stateful.harness import PASSWORD, FakeStream, LocalCluster
 
 pytestmark = pytest.mark.timeout(120)
 P256 = bytes.fromhex("06082a8648ce3d030107")
@@ -405,15 +406,56 @@ def test_copies_and_changes_only_tighten(user: tuple[Client, int]) -> None:
 
     tighter = copy((CKA.LABEL, b"tighter"), (CKA.EXTRACTABLE, 0))
     assert client.read(session, tighter, CKA.EXTRACTABLE)[0] == {CKA.EXTRACTABLE: 0}
-    for looser in ((CKA.WRAP, 1), (CKA.SENSITIVE, 0)):
+    for other in ((CKA.WRAP, 1), (CKA.SENSITIVE, 0), (CKA.KEY_TYPE, 0x10), (CKA.CLASS, 3)):
         with refused(CKR.TEMPLATE_INCONSISTENT):
-            copy(looser)
+            copy(other)
+    assert copy((CKA.KEY_TYPE, 0x1F), (CKA.CLASS, 4))
     values = w.u64(session) + w.u64(key)
     client.call(25, "uuaA", values + w.attributes([(CKA.LABEL, b"new"), (CKA.ID, b"\5")]))
     assert client.read(session, key, CKA.LABEL)[0] == {CKA.LABEL: b"new"}
     for kind, value in ((CKA.SENSITIVE, 0), (CKA.VALUE, b"x")):
         with refused(CKR.ATTRIBUTE_READ_ONLY):
             client.call(25, "uuaA", values + w.attributes([(kind, value)]))
+
+
+def test_attributes_are_asked_for_again_when_the_ledger_has_moved(
+    gateway: Gateway, cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    answered = FakeStream.call
+
+    def call(stream: FakeStream, request: Any, timeout_s: float) -> Any:
+        asked.append(type(request).__name__)
+        return answered(stream, request, timeout_s)
+
+    monkeypatch.setattr(FakeStream, "call", call)
+    client = gateway.connect()
+    session = client.open()
+    client.login(session, PIN)
+    chosen = w.mechanism(0, CKM.AES_KEY_GEN)
+    names = [b"cached %d" % number for number in range(3)]
+    keys = [
+        client.key(session, chosen, [(CKA.VALUE_LEN, 32), (CKA.TOKEN, 1), (CKA.LABEL, name)])
+        for name in names
+    ]
+    app = gateway.connections[-1][0].app
+    assert app is not None
+
+    def read() -> list[bytes]:
+        app.backend._looked_at_s = 0.0  # as later
+        return [client.read(session, key, CKA.LABEL)[0][CKA.LABEL] for key in keys]
+
+    assert read() == names  # from now on the place that the ledger has reached is known
+    asked.clear()
+    assert [read() for _ in range(3)] == [names] * 3
+    assert "ListKeys" not in asked
+    assert 1 <= asked.count("Hello") <= 3 + len(cluster.machines)  # some of them to new connections
+    refs = [client.read(session, key, CKA.UNIQUE_ID)[0][CKA.UNIQUE_ID] for key in keys]
+    cluster.change("from-elsewhere", m.ChangeKey(int(refs[1], 16), "label", "renamed"))
+    assert read() == [names[0], b"renamed", names[2]]
+    cluster.change("gone-elsewhere", m.DeleteKey(int(refs[2], 16)))
+    with refused(CKR.OBJECT_HANDLE_INVALID):
+        read()
 
 
 def test_a_session_key_that_is_copied_to_the_token_stays(user: tuple[Client, int]) -> None:
@@ -668,17 +710,23 @@ def test_gcm_has_its_nonce_from_the_hsm(gateway: Gateway, offered: int) -> None:
         parameter = w.counted(iv) + w.u64(8 * len(iv)) + w.counted(b"aad") + w.u64(128)
         return w.mechanism(offered, CKM.AES_GCM, parameter)
 
-    with refused(CKR.MECHANISM_PARAM_INVALID):
-        client.init(29, session, gcm(bytes(12)), key)
-    client.init(29, session, gcm(b""), key)
-    sealed = client.one_step(30, session, b"plain")
-    assert isinstance(sealed, bytes)
-    for iv, data in ((b"", sealed), (sealed[:12], sealed[12:])):
-        client.init(33, session, gcm(iv), key)
-        assert client.one_step(34, session, data) == b"plain"
-    client.init(33, session, gcm(b""), key)
-    with refused(CKR.ENCRYPTED_DATA_INVALID):
-        client.one_step(34, session, sealed[:-1] + bytes([sealed[-1] ^ 1]))
+    for its_own in (bytes(11) + b"\1", bytes(16), bytes(11)):
+        with refused(CKR.MECHANISM_PARAM_INVALID):
+            client.init(29, session, gcm(its_own), key)
+    nonces = set()
+    for nothing in (b"", bytes(12), bytes(12)):  # zeros as programs for CloudHSM give them
+        client.init(29, session, gcm(nothing), key)
+        sealed = client.one_step(30, session, b"plain")
+        assert isinstance(sealed, bytes)
+        nonces.add(sealed[:12])
+        for iv, data in ((b"", sealed), (sealed[:12], sealed[12:])):
+            client.init(33, session, gcm(iv), key)
+            assert client.one_step(34, session, data) == b"plain"
+        client.init(33, session, gcm(b""), key)
+        with refused(CKR.ENCRYPTED_DATA_INVALID):
+            client.one_step(34, session, sealed[:-1] + bytes([sealed[-1] ^ 1]))
+    assert len(nonces) == 3
+    assert bytes(12) not in nonces
 
 
 def test_oaep_is_encrypted_here_and_decrypted_there(user: tuple[Client, int]) -> None:

@@ -330,7 +330,7 @@ def test_a_filter_names_attributes_that_are_some(cluster: LocalCluster) -> None:
         asked = m.ListKeys(cluster.ticket, 0, KeyFilter(attributes=((name, "true"),)), 0, 10)
         reply = hsm.answer(asked, peer)
         assert isinstance(reply, m.Refusal)
-        assert reply.code == "usage"
+        assert reply.code == "attribute-unknown"
 
 
 def test_a_template_is_no_place_to_store_things(cluster: LocalCluster) -> None:

@@ -51,6 +51,16 @@ def test_a_ratio_is_the_median_of_paired_rounds() -> None:
     assert case.added == -3
 
 
+def test_a_round_whose_baseline_came_to_nothing_compares_with_nothing() -> None:
+    one = Case(
+        "f", "c", "/s", (90.0, 30.0), "direct", (0.0, 33.0), Target("ratio", 0.5, at_least=True)
+    )
+    assert one.ratio == pytest.approx(30 / 33)
+    none = Case("f", "c", "/s", (90.0,), "direct", (0.0,), Target("ratio", 0.5, at_least=True))
+    assert none.ratio is None
+    assert none.is_met is False
+
+
 def test_targets_hold_on_their_bound_and_not_beyond() -> None:
     at_least = Target("ratio", 0.85, at_least=True)
     assert at_least.holds(0.85)

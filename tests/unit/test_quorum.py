@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.model import entries as e
+from orchestrator.model.approvals import CLOCK_SLACK_S
 from orchestrator.model.decisions import decide
 from orchestrator.model.errors import MalformedError, OrchestratorError
 from orchestrator.model.guards import guard_of, words_of
@@ -271,6 +272,20 @@ def test_a_token_ends_with_the_login_that_was_lent(state: State) -> None:
     kept = issue(state, CU, Service.KEY_USAGE, guarded.ref)
     do(state, e.LoginTicketRevoked(ANA.actor, "lent"))
     assert set(state.tokens()) == {token_of(kept)}
+
+
+def test_a_spent_token_is_not_issued_once_more(state: State) -> None:
+    """A hostile HSM would write down the same data again, for which the approvals are there."""
+    values(state, user=2)
+    made = issue(state, ANA)
+    again = e.QuorumTokenIssued(ANA.actor, "login-ana", made)
+    do(state, new_user(), approval(made, ANA, BEN))
+    assert refusal(state, again).code == "exists"
+    late = state.at + CLOCK_SLACK_S * 1000
+    assert refusal(state, again, at=late).code in {"exists", "token-rule"}
+    do(state, e.QuorumTokensDeleted(ANA.actor, of_all=False), at=late + 2 * CLOCK_SLACK_S * 1000)
+    assert not state.tables[Table.SPENT]
+    assert refusal(state, again).code == "token-rule"  # too old by then
 
 
 # --- issuing ---

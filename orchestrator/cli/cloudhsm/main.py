@@ -17,6 +17,7 @@ from orchestrator.cli.invocation import Services
 from orchestrator.wire.process import leave_no_core
 
 EXIT_USAGE = 2
+COMPLETE = "_CLOUDHSM_CLI_COMPLETE"
 
 
 def main(arguments: Sequence[str] | None = None, services: Services | None = None) -> int:
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str] | None = None, services: Services | None = Non
         credentials.take_from_environment(os.environ, "DESTINATION_"),
     )
     leave_no_core()
+    if os.environ.pop(COMPLETE, ""):
+        return _complete(sys.stdin.read())
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _run(given, services or Services(), environment)
@@ -43,6 +46,21 @@ def main(arguments: Sequence[str] | None = None, services: Services | None = Non
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status
+
+
+def _complete(line: str) -> int:
+    """Print what may follow, for the shells' scripts in completion/.
+
+    The line comes on stdin: it can hold a password, and a child's environment can be read.
+    Names of users and labels are not offered, for nobody is logged in.
+    """
+    from orchestrator.cli import completion
+    from orchestrator.cli.cloudhsm.completion import Lookup, complete
+
+    lookup = Lookup(completion.clusters, lambda: (), lambda: ())
+    found, _ = complete(SINGLE, line.lstrip().partition(" ")[2], lookup)
+    sys.stdout.write("".join(f"{word}\n" for word in found))
+    return 0
 
 
 def _run(words: list[str], services: Services, environment: Environment) -> int:

@@ -82,6 +82,23 @@ def set_value(console: Console, given: Given) -> object:
     return "Set quorum value successful"
 
 
+def list_timeouts(console: Console, given: Given) -> object:
+    """Show how long tokens live (guide of 2023)."""
+    policy = console.plane.quorum(console.cluster(given))
+    return {"generated": policy.generated_s, "approved": policy.approved_s}
+
+
+def set_timeout(console: Console, given: Given) -> object:
+    """Set how long tokens live (guide of 2023)."""
+    console.changes(given).quorum.set_policy(
+        generated_s=given.number("--generated") if given.has("--generated") else None,
+        approved_s=given.number("--approved") if given.has("--approved") else None,
+        approval=approval_of(given),
+        request=given.maybe("--request"),
+    )
+    return "Set token timeout successful"
+
+
 def delete(console: Console, given: Given) -> object:
     """Withdraw tokens."""
     quorum = console.changes(given).quorum

@@ -117,7 +117,8 @@ def _secrets(line: str) -> list[tuple[int, int]]:
     found, before, is_path = list[tuple[int, int]](), 0, False
     for word in words[1:]:
         if is_path or word[0] in {"-hpswd", "-2fa", "-h", "--help"}:
-            is_path = word[0] == "-2fa" and not is_path
+            # Before type and name a path may have been forgotten: what follows counts as one.
+            is_path = word[0] == "-2fa" and not is_path and before == 2
         elif before < 2 and not word[0].startswith("--"):
             before += 1
         else:

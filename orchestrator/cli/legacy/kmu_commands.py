@@ -168,10 +168,16 @@ _SECRET: Final = re.compile(
     r"\s--?p(?:assword)?(?:\s*=\s*|\s+)(\S.*?)(?=\s+-(?:u|s|hpswd)\b|\s*$)", re.IGNORECASE
 )
 
+_ATTACHED: Final = re.compile(r"\s-p(\S.*?)(?=\s+-(?:u|s|hpswd)\b|\s*$)", re.IGNORECASE)
+"""No flag, and a habit of other tools: it is refused, and stood in the history."""
+
 
 def _secrets(line: str) -> list[tuple[int, int]]:
     """Return what follows -p, up to the next flag of loginHSM."""
-    return [found.span(1) for found in _SECRET.finditer(line)]
+    found = [each.span(1) for each in _SECRET.finditer(line)]
+    if not found and line.split()[:1] and line.split(maxsplit=1)[0].lower() == "loginhsm":
+        return [each.span(1) for each in _ATTACHED.finditer(line)]
+    return found
 
 
 KMU: Final = Dialect(

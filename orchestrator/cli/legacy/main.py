@@ -25,6 +25,7 @@ from orchestrator.cli.legacy.shell import run, run_words
 from orchestrator.cli.legacy.tool import Tool
 from orchestrator.model.errors import UsageError
 from orchestrator.model.roles import parse_user_name
+from orchestrator.wire.process import leave_no_core
 
 EXIT_USAGE = 2
 CLUSTER = "CLOISTER_CLUSTER"
@@ -48,6 +49,7 @@ def _main(dialect: Dialect, arguments: Sequence[str] | None, services: Services 
     environment = Environment(
         replace(login, role=natural), replace(destination, role=destination.role or natural)
     )
+    leave_no_core()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _run(dialect, given, services or Services(), environment)

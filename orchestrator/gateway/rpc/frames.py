@@ -20,19 +20,28 @@ VERSION_MAX: Final = 2
 
 
 class FrameBuffer:
-    """Bytes as they arrive, frames as they are complete."""
+    """Bytes as they arrive, frames as they are complete.
+
+    A frame that comes in many pieces is joined twice: when its header is whole, and at its end.
+    """
 
     def __init__(self) -> None:
         self._data = b""
+        self._later: list[bytes] = []
+        self._later_bytes = self._wanted = 0
 
     def feed(self, piece: bytes) -> None:
-        """Add what was received; `frame` is asked until it returns None before the next call."""
-        self._data = self._data + piece if self._data else piece
+        """Add what was received."""
+        if self._data:
+            self._later.append(piece)
+            self._later_bytes += len(piece)
+        else:
+            self._data = piece
 
     @property
     def pending_bytes(self) -> int:
         """Return how many bytes wait for the rest of their frame."""
-        return len(self._data)
+        return len(self._data) + self._later_bytes
 
     def frame(self) -> tuple[int, bytes] | None:
         """Return the next frame's code and body, or None before it is whole.
@@ -41,7 +50,13 @@ class FrameBuffer:
             MalformedError: no client sends such a header; the stream is lost.
         """
         data = self._data
+        if self._later:
+            if len(data) + self._later_bytes < self._wanted:
+                return None
+            data = self._data = b"".join((data, *self._later))
+            self._later, self._later_bytes, self._wanted = [], 0, 0
         if len(data) < HEADER_BYTES:
+            self._wanted = HEADER_BYTES
             return None
         code, option_bytes, body_bytes = HEADER.unpack_from(data)
         if option_bytes > OPTION_BYTES_MAX or body_bytes > FRAME_BYTES_MAX:
@@ -51,6 +66,7 @@ class FrameBuffer:
         start = HEADER_BYTES + option_bytes
         end = start + body_bytes
         if len(data) < end:
+            self._wanted = end
             return None
         self._data = data[end:]
         return code, data[start:end]

@@ -29,7 +29,7 @@ SLOT: Final = 0
 SESSIONS_MAX: Final = 4096
 SESSION_OBJECTS_MAX: Final = 1024
 FRESH_S: Final = 1.0
-"""How long an attribute is told from memory, until an HSM is asked again."""
+"""How long attributes that no place in the ledger vouches for are told from memory."""
 
 
 class Kind(Enum):
@@ -42,13 +42,21 @@ class Kind(Enum):
     VERIFY = "verify"
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """When an object was heard of: the place that the ledger had reached before, and the time."""
+
+    place: int = 0
+    at_s: float = 0.0
+
+
 @dataclass(slots=True, eq=False)
 class KeyObject:
     """A key in the cluster, as last heard of; a lent one is another handle's to destroy."""
 
     handle: int
     key: Key
-    heard_at_s: float
+    heard: Heard
     is_lent: bool = False
 
     def read(self, kind: int) -> Value:
@@ -62,7 +70,7 @@ class StoredHandle:
 
     handle: int
     stored: StoredObject
-    heard_at_s: float
+    heard: Heard
 
     def read(self, kind: int) -> Value:
         """Return an attribute."""
@@ -126,9 +134,9 @@ class P11Session:
 class Application:
     """One connection's state. Calls of different sessions come from different threads."""
 
-    def __init__(self, token: Token, offered: int) -> None:
+    def __init__(self, token: Token, offered: int, peer_uid: int) -> None:
         self.token, self.offered = token, offered
-        self.backend = Backend(token)
+        self.backend = Backend(token, peer_uid)
         self.sessions: dict[int, P11Session] = {}
         self._objects: dict[int, AnyObject] = {}
         self._handles: dict[int, int] = {}
@@ -191,7 +199,7 @@ class Application:
 
     def keep(self, keys: Iterable[Key], session: P11Session | None = None) -> list[int]:
         """Return handles for keys; `session` owns those that shall end with it."""
-        now, handles = time.monotonic(), []
+        heard, handles = self._now(), []
         with self._guard:
             for key in keys:
                 handle = self._handles.get(key.ref)
@@ -199,19 +207,19 @@ class Application:
                     handle = self._handles[key.ref] = next(self._numbers)
                     if session is not None:
                         session.objects.add(handle)
-                self._objects[handle] = KeyObject(handle, key, now)
+                self._objects[handle] = KeyObject(handle, key, heard)
                 handles.append(handle)
         return handles
 
     def keep_stored(self, stored: Iterable[StoredObject]) -> list[int]:
         """Return handles for certificates and data objects."""
-        now, handles = time.monotonic(), []
+        heard, handles = self._now(), []
         with self._guard:
             for item in stored:
                 handle = self._handles.get(item.ref)
                 if handle is None:
                     handle = self._handles[item.ref] = next(self._numbers)
-                self._objects[handle] = StoredHandle(handle, item, now)
+                self._objects[handle] = StoredHandle(handle, item, heard)
                 handles.append(handle)
         return handles
 
@@ -242,19 +250,35 @@ class Application:
             case _:
                 raise CryptokiError(CKR.KEY_HANDLE_INVALID)
 
+    def _now(self) -> Heard:
+        return Heard(self.backend.place, time.monotonic())
+
+    def _is_current(self, found: KeyObject | StoredHandle) -> bool:
+        """Tell whether an object is as it was last heard of.
+
+        What is in the ledger changes with the ledger alone. A session key can also be gone with
+        its HSM, and without a login nothing tells the place: there the time counts.
+        """
+        if isinstance(found, KeyObject) and found.key.ref & SESSION_KEY_BIT:
+            return time.monotonic() - found.heard.at_s < FRESH_S
+        if (place := self.backend.look()) == 0:
+            return time.monotonic() - found.heard.at_s < FRESH_S
+        return found.heard.place == place
+
     def fresh(self, handle: int) -> AnyObject:
-        """Return an object as an HSM knows it now, or knew it a moment ago."""
+        """Return an object as the HSMs know it, by the place that the ledger has reached."""
         found = self.object(handle)
-        if isinstance(found, LocalObject) or time.monotonic() - found.heard_at_s < FRESH_S:
+        if isinstance(found, LocalObject) or self._is_current(found):
             return found
+        heard = self._now()
         if isinstance(found, KeyObject):
             ref = found.key.ref
             page = self.backend.call(lambda s: s.list_keys(KeyFilter(ref=ref), 0, 1))
             if page.keys:
-                found.key, found.heard_at_s = page.keys[0], time.monotonic()
+                found.key, found.heard = page.keys[0], heard
                 return found
         elif held := self.backend.objects(ObjectFilter(ref=found.stored.ref)):
-            found.stored, found.heard_at_s = held[0], time.monotonic()
+            found.stored, found.heard = held[0], heard
             return found
         self.forget(found)
         raise CryptokiError(CKR.OBJECT_HANDLE_INVALID)

@@ -13,25 +13,34 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 from orchestrator.client.balancer import Balancer, Node
+from orchestrator.client.connection import expect
 from orchestrator.client.session import Session
 from orchestrator.control.application import Application
 from orchestrator.control.changes import Changes
 from orchestrator.gateway.cryptoki import CKR, CryptokiError
 from orchestrator.gateway.token import Token
 from orchestrator.gateway.worker.failures import cryptoki_error
+from orchestrator.gateway.worker.pins import Credential, Password, parse_pin
 from orchestrator.model.errors import OrchestratorError, UnavailableError
 from orchestrator.model.objects import ObjectFilter, StoredObject
-from orchestrator.model.roles import Role, check_password, parse_user_name
-from orchestrator.wire.messages import ObjectPage
+from orchestrator.model.roles import Role, check_password
+from orchestrator.wire.messages import Hello, ObjectPage, Welcome
 from orchestrator.wire.system_clock import SystemClock
 
 T = TypeVar("T")
 RANDOM_FIRST_BYTES: Final = 4 * 1024
 RANDOM_REQUEST_BYTES: Final = 64 * 1024
 """The pool is filled with twice as much each time, from the first size up to this one."""
+LOOK_S: Final = 0.2
 _AGAIN_S: Final = 0.2
 _SILENCE_S: Final = 10.0
-_TOLD: Final = frozenset({"quorum", "quorum-failed", "mfa-required", "user-disabled"})
+_TOLD: Final = {
+    "quorum": "others must approve it, by `cloister quorum request`",
+    "quorum-failed": "this use of the key needs approvals, see docs/quorum.md",
+    "mfa-required": "an application needs a login ticket, see docs/gateway.md",
+    "user-disabled": "an admin may enable the user, by `cloister user enable`",
+    "ticket-refused": "the log-in has ended, was revoked, or is another Unix user's",
+}
 """What an application's code does not say and who runs it must hear."""
 _log = logging.getLogger("cloister.gateway")
 
@@ -39,15 +48,17 @@ _log = logging.getLogger("cloister.gateway")
 class Backend:
     """One connection's way to the cluster. Thread-safe."""
 
-    def __init__(self, token: Token) -> None:
-        self.token = token
+    def __init__(self, token: Token, peer_uid: int) -> None:
+        """Take the token, and the Unix user that connected."""
+        self.token, self._peer_uid = token, peer_uid
         self._clock = SystemClock()
         self._session: Session | None = None
-        self._password = b""
+        self._credential: Credential | None = None
         self._application: Application | None = None
         self._changing, self._logging_in = threading.Lock(), threading.Lock()
         self._drawing = threading.Lock()
         self._random, self._random_at = b"", 0
+        self.place, self._looked_at_s = 0, 0.0
         self.operations = self.errors = 0
         self._last_told = ("", 0.0)
 
@@ -64,44 +75,43 @@ class Backend:
         return session.balancer.nodes if session else ()
 
     def login(self, pin: bytes) -> None:
-        """Log in with `user:password`.
+        """Log in.
 
         Raises:
-            CryptokiError: PIN_INCORRECT, PIN_LOCKED, USER_ALREADY_LOGGED_IN, DEVICE_ERROR.
+            CryptokiError: PIN_INCORRECT, PIN_EXPIRED, PIN_LOCKED, USER_ALREADY_LOGGED_IN,
+                DEVICE_ERROR.
         """
-        name, colon, password = pin.partition(b":")
         with self._logging_in:
             if self._session is not None:
                 raise CryptokiError(CKR.USER_ALREADY_LOGGED_IN)
-            try:
-                user = parse_user_name(name.decode("ascii"))
-            except (UnicodeDecodeError, OrchestratorError):
-                raise CryptokiError(CKR.PIN_INCORRECT) from None
-            if not colon or not password:
-                raise CryptokiError(CKR.PIN_INCORRECT)
-            self._session = self._new_session(user, password)
-            self._password = password
+            credential = parse_pin(pin, self._peer_uid, self.token.cluster, self._clock)
+            self._session = self._new_session(credential)
+            self._credential = credential
 
-    def _new_session(self, user: str, password: bytes) -> Session:
+    def _new_session(self, credential: Credential) -> Session:
         token = self.token
         balancer = Balancer(
             token.cluster, token.anchor, token.source, self._clock, patience_s=token.patience_s
         )
-        session = Session(balancer, self._clock, Role.CRYPTO_USER, user)
+        session = Session(balancer, self._clock, Role.CRYPTO_USER, credential.user)
         try:
-            self._enter(session, password)
+            self._enter(session, credential)
+        except CryptokiError as exc:
+            balancer.close()
+            _log.warning("%s cannot log in: %s", session.name, exc)
+            raise
         except OrchestratorError as exc:
             balancer.close()
-            self._note(exc)
-            raise cryptoki_error(exc) from exc
+            self._note(exc, session.name)
+            raise cryptoki_error(exc, ticket_refused=CKR.PIN_INCORRECT) from exc
         return session
 
-    def _enter(self, session: Session, password: bytes) -> None:
+    def _enter(self, session: Session, credential: Credential) -> None:
         """Log in, waiting for an HSM to come back as every other request does."""
         deadline = self._clock.monotonic_s() + self.token.patience_s
         while True:
             try:
-                session.login(password)
+                credential.enter(session)
             except UnavailableError:
                 if self._clock.monotonic_s() >= deadline:
                     raise
@@ -112,7 +122,7 @@ class Backend:
     def logout(self) -> None:
         """Forget the login; its session keys end with its connections."""
         with self._logging_in:
-            session, self._session, self._password = self._session, None, b""
+            session, self._session, self._credential = self._session, None, None
             self._random, self._random_at = b"", 0
         if session is not None:
             session.close()
@@ -136,11 +146,27 @@ class Backend:
             self._note(exc)
             raise cryptoki_error(exc, **special) from exc
 
-    def _note(self, error: OrchestratorError) -> None:
+    def look(self) -> int:
+        """Return how far the ledger is, as an HSM has told it at most `LOOK_S` ago.
+
+        0 when nobody is logged in. No key's use asks for this: reading attributes does.
+        """
+        if (session := self._session) is None:
+            return 0
+        now = self._clock.monotonic_s()
+        if now >= self._looked_at_s + LOOK_S:
+            self._looked_at_s = now  # first: one thread asks
+            welcome = self.call(lambda s: expect(s.balancer.call(lambda _: Hello()), Welcome))
+            self.place = max(self.place, welcome.seq)
+            session.heard(welcome.seq)
+        return self.place
+
+    def _note(self, error: OrchestratorError, user: str = "") -> None:
         self.errors += 1
         if not (error.retryable or error.code in _TOLD):
             return
-        now, text = self._clock.monotonic_s(), str(error)
+        now = self._clock.monotonic_s()
+        text = "; ".join(filter(None, (f"{user or self.user}: {error}", _TOLD.get(error.code))))
         if text != self._last_told[0] or now >= self._last_told[1] + _SILENCE_S:
             self._last_told = (text, now)
             _log.warning("%s", text)
@@ -148,13 +174,13 @@ class Backend:
     def _login_again(self, session: Session) -> None:
         """A login lasts 24 hours, an application for ever."""
         with self._logging_in:
-            if self._session is not session:
+            if self._session is not session or self._credential is None:
                 raise CryptokiError(CKR.USER_NOT_LOGGED_IN)
             try:
-                self._enter(session, self._password)
-            except OrchestratorError as exc:
+                self._enter(session, self._credential)
+            except (OrchestratorError, CryptokiError) as exc:
                 _log.warning("the login of %s has ended: %s", session.name, exc)
-                self._session, self._password = None, b""
+                self._session, self._credential = None, None
                 raise CryptokiError(CKR.USER_NOT_LOGGED_IN, str(exc)) from exc
 
     def change(self, action: Callable[[Changes, str], T], **special: CKR) -> T:
@@ -212,13 +238,13 @@ class Backend:
             check_password(new)
         except OrchestratorError as exc:
             raise CryptokiError(CKR.PIN_LEN_RANGE, str(exc)) from exc
-        self._new_session(session.name, old).close()  # the old one must be right
+        self._new_session(Password(session.name, old)).close()  # the old one must be right
         self.change(
             lambda changes, request: changes.change_password(
                 session.name, Role.CRYPTO_USER, new, request=request
             )
         )
-        self._password = new
+        self._credential = Password(session.name, new)
         self._login_again(session)
 
     def random(self, count: int) -> bytes:

@@ -259,19 +259,21 @@ class Ctr(Operation):
 class Gcm(Operation):
     """AES-GCM with a tag of 12 to 16 bytes.
 
-    The HSM draws nonces itself, for one used twice gives the key away. So encryption takes no IV
-    (length 0), and returns it before the ciphertext; decryption takes it there, or as parameter.
+    The HSM draws nonces itself, for one used twice gives the key away. So encryption takes no IV:
+    length 0, or 12 zeros as a buffer for CloudHSM's, which this wire cannot fill. It returns the
+    nonce before the ciphertext; decryption takes it there, or as parameter.
     """
 
     def __init__(self, request: _Request, given: GcmParameter) -> None:
+        iv = given.iv
+        if not request.is_decrypt and iv == bytes(GCM_NONCE_BYTES):
+            iv = b""
         sizes = {0, GCM_NONCE_BYTES} if request.is_decrypt else {0}
-        if given.tag_bits % 8 or len(given.iv) not in sizes:
+        if given.tag_bits % 8 or len(iv) not in sizes:
             raise CryptokiError(
                 CKR.MECHANISM_PARAM_INVALID, "the HSM draws the IV itself, of 12 bytes"
             )
-        asked = CipherMechanism(
-            CipherScheme.AES_GCM, given.iv, given.aad, tag_bytes=given.tag_bits // 8
-        )
+        asked = CipherMechanism(CipherScheme.AES_GCM, iv, given.aad, tag_bytes=given.tag_bits // 8)
         try:
             self._mechanism = asked.check()
         except OrchestratorError as exc:

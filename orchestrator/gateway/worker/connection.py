@@ -15,6 +15,7 @@ import threading
 from typing import Final
 
 from orchestrator.gateway.cryptoki import CKR, CryptokiError
+from orchestrator.gateway.peers import peer_of
 from orchestrator.gateway.rpc import frames
 from orchestrator.gateway.rpc.calls import pack_error
 from orchestrator.gateway.token import Token
@@ -49,7 +50,7 @@ class Connection:
             return
         # Answered whatever it is: a client that gets no answer hides its dialect from then on.
         self._sock.sendall(bytes([min(offered[0], frames.VERSION_MAX)]))
-        self.app = app = Application(self._token, offered[0])
+        self.app = app = Application(self._token, offered[0], peer_of(self._sock).uid)
         try:
             self._serve(app)
             self._ended.wait()

@@ -14,8 +14,8 @@ _BY_CODE: Final = {
     "password-rule": CKR.PIN_INVALID,
     "permission-denied": CKR.ACTION_PROHIBITED,
     "user-disabled": CKR.PIN_LOCKED,
-    "mfa-required": CKR.ACTION_PROHIBITED,
-    "quorum-failed": CKR.ACTION_PROHIBITED,
+    "mfa-required": CKR.PIN_INCORRECT,  # no password alone is right; C_Login has no better
+    "quorum-failed": CKR.FUNCTION_REJECTED,
     "quorum": CKR.ACTION_PROHIBITED,
     "not-destroyable": CKR.ACTION_PROHIBITED,
     "not-modifiable": CKR.ACTION_PROHIBITED,

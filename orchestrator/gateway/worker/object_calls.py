@@ -15,9 +15,10 @@ from orchestrator.gateway.rpc.attributes import (
     pack_value,
 )
 from orchestrator.gateway.rpc.values import U32, U64, pack_ulongs
-from orchestrator.gateway.worker import key_calls
+from orchestrator.gateway.worker import key_calls, key_changes
 from orchestrator.gateway.worker.application import (
     Application,
+    Heard,
     KeyObject,
     LocalObject,
     P11Session,
@@ -141,7 +142,7 @@ def copy(
     found = app.fresh(handle)
     if not isinstance(found, KeyObject):
         raise CryptokiError(CKR.ACTION_PROHIBITED, "keys are copied, other objects stored again")
-    return U64.pack(key_calls.copy(app, session, found, Template(attributes)))
+    return U64.pack(key_changes.copy(app, session, found, Template(attributes)))
 
 
 def set_attributes(
@@ -156,7 +157,7 @@ def set_attributes(
         stored = found.stored
         edit = stored_objects.edit_of(template, stored.object_class)
         app.backend.change(lambda c, request: c.change_object(stored.ref, edit, request=request))
-        found.heard_at_s = 0.0  # who reads next asks an HSM
+        found.heard = Heard()  # who reads next asks an HSM
     else:
-        key_calls.change(app, found, template)
+        key_changes.change(app, found, template)
     return b""

@@ -39,10 +39,10 @@ class SiteServices(Services):
 
 
 @contextmanager
-def site(home: Path) -> Iterator[SiteServices]:
+def site(home: Path, zones: int = 1) -> Iterator[SiteServices]:
     """Make the lab and its cluster, and destroy both in the end."""
     services = SiteServices(home)
-    lab.up(home, 1)
+    lab.up(home, zones)
     try:
         plane = services.plane()
         cluster = plane.create_cluster("hsm2m.medium", (), None, None).cluster_id

@@ -30,7 +30,7 @@ VALUES = {
     "--signed-token": "{tmp}/reg", "--token": "{tmp}/token", "--key-length-bytes": "16",
     "--public-exponent": "65537", "--modulus-size-bits": "2048", "--tag-length-bits": "128",
     "--hash-function": "sha256", "--mgf": "mgf1-sha256", "--value": "2", "--iv": "00",
-    "--salt-length": "32", "--signature": "AAAA",
+    "--salt-length": "32", "--generated": "600", "--signature": "AAAA",
 }  # fmt: skip
 
 

@@ -33,10 +33,11 @@ pytestmark = [pytest.mark.softhsm, pytest.mark.timeout(300)]
 
 ANYBODY: Final = {
     "cluster hsm-info", "login", "login mfa-token-sign", "quorum token-sign list-quorum-values",
-    "user list", "interactive",
+    "user list", "interactive", "quorum token-sign list-timeouts",
 }  # fmt: skip
 ADMIN_ALONE: Final = {
-    "quorum token-sign set-quorum-value", "user create", "user delete", "user replicate",
+    "quorum token-sign set-quorum-value", "quorum token-sign set-timeout",
+    "user create", "user delete", "user replicate",
     "user change-password", "user change-mfa token-sign",  # another's
 }  # fmt: skip
 BOTH: Final = {

@@ -40,6 +40,7 @@ NAMES = {  # Client SDK 5.18
         f"quorum token-sign {name}"
         for name in ("delete", "generate", "list", "list-quorum-values", "set-quorum-value")
     ),
+    "quorum token-sign list-timeouts", "quorum token-sign set-timeout",  # the guide of 2023
     "user change-mfa token-sign", "user change-quorum token-sign register",
     *(f"user {name}" for name in ("change-password", "create", "delete", "list", "replicate")),
     "interactive",

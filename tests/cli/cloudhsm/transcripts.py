@@ -68,6 +68,14 @@ GUARDED: Final = (
     "key generate-asymmetric-pair ec --curve secp256r1 --public-label guarded-pub "
     "--private-label guarded --private-attributes sign=true"
 )
+GUARDED_WRAP: Final = (
+    "key wrap aes-zero-pad --payload-filter attr.label=guarded-payload "
+    "--wrapping-filter attr.label=guarded-kek"
+)
+GUARDED_UNWRAP: Final = (
+    "key unwrap aes-zero-pad --filter attr.label=guarded-kek --data {wrapped_once} "
+    "--key-type-class aes --label returned"
+)
 
 
 def _round_trip(name: str, options: str) -> list[str]:
@@ -176,6 +184,10 @@ STEPS: Final = [
         "--data SGVsbG8h --signature {signature}",
         f"crypto sign ecdsa --key-filter attr.class=private-key {_SIGN}",
         f"crypto sign ecdsa --key-filter attr.label=web {_SIGN}",
+        "crypto sign ecdsa --key-filter attr.label=ca --hash-function sha1 --data SGVsbG8=",
+        "key list --filter attr.curve=prime256v1 attr.class=private-key",
+        "key list --filter attr.modulus-size-bits=2048 attr.public-exponent=65537",
+        "key list --filter attr.modulus-size=2048",
         "crypto sign ecdsa --key-filter attr.label=ca --hash-function sha256 --data-type digest "
         "--data SGVsbG8=",
         "crypto sign ed25519 --key-filter attr.label=ca --data SGVsbG8=",
@@ -261,6 +273,11 @@ STEPS: Final = [
     *_registration("carol"),
     *_as(
         "admin",
+        "quorum token-sign set-timeout --generated 900",
+        "quorum token-sign set-timeout --approved 5",
+        "quorum token-sign set-timeout",
+        "quorum token-sign list-timeouts",
+        "quorum token-sign set-timeout --generated 600",
         "quorum token-sign set-quorum-value --service user --value 2",
         "quorum token-sign set-quorum-value --service quorum --value 2",
         "quorum token-sign set-quorum-value --service user --value 9",
@@ -301,6 +318,33 @@ STEPS: Final = [
         "!approve manage alice bob",
         "key set-attribute --filter attr.label=guarded --name label --value renamed "
         "--approval {tmp}/manage",
+        # Wrapping takes approvals for the key that leaves and for the key that lets it.
+        *(
+            f"key generate-symmetric aes --label {name} --key-length-bytes 32 --attributes {what} "
+            "--manage-key-quorum-value 2 --share-crypto-users bob"
+            for name, what in (
+                ("guarded-kek", "wrap=true unwrap=true"),
+                ("guarded-payload", "encrypt=true decrypt=true"),
+            )
+        ),
+        GUARDED_WRAP,
+        *(
+            f"quorum token-sign generate --service key-management --token {{tmp}}/{name} "
+            f"--filter attr.label=guarded-{name}"
+            for name in ("payload", "kek")
+        ),
+        "!approve payload alice bob",
+        "!approve kek alice",
+        f"{GUARDED_WRAP} --payload-approval {{tmp}}/payload --wrapping-approval {{tmp}}/kek",
+        "!approve kek bob",
+        f"{GUARDED_WRAP} --wrapping-approval {{tmp}}/kek",
+        f"{GUARDED_UNWRAP}",
+        "quorum token-sign generate --service key-management --token {tmp}/kek "
+        "--filter attr.label=guarded-kek",
+        "!approve kek alice bob",
+        f"{GUARDED_UNWRAP} --approval {{tmp}}/payload",
+        f"{GUARDED_UNWRAP} --approval {{tmp}}/kek",
+        f"{GUARDED_UNWRAP} --approval {{tmp}}/kek",
     ),
     *_as("bob", "key delete --filter attr.label=ca-pub", "key list"),
     *_as(
@@ -339,7 +383,9 @@ STEPS: Final = [
         "key list --cluster-id {destination} --filter attr.label=new",
         f"user replicate --username bob --role crypto-user {_CLONES}",
         "logout --cluster-id {destination}",
-        "logout --cluster-id {source}",
+        # Without a quorum key at the source alone the user is no longer the same at both.
+        "user change-password --cluster-id {source} --username bob --role crypto-user "
+        "--password bob-pass --deregister-quorum",
     ),
     *_at_both(
         "admin",
@@ -355,6 +401,7 @@ STEPS: Final = [
         "!approve there admin carol",
         f"user replicate --username zoe --role crypto-user {_CLONES} --approval {{tmp}}/there",
         f"user replicate --username nobody --role crypto-user {_CLONES}",
+        f"user replicate --username bob --role crypto-user {_CLONES}",
         "user list --cluster-id {destination}",
         "logout --cluster-id {source}",
         "logout --cluster-id {destination}",
@@ -384,6 +431,7 @@ class Desk(io.StringIO):
             tmp=self._tmp,
             signature=self._last("signature"),
             wrapped=last("wrapped_key_data", "AAAA"),
+            wrapped_once=self._last("wrapped_key_data"),
             source=self._clusters[0],
             destination=self._clusters[1],
         )

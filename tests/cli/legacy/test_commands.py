@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from importlib import import_module
 
 import pytest
@@ -99,6 +101,8 @@ def test_a_mistake_near_a_password_does_not_repeat_it(dialect: Dialect, line: st
         (CMU, "loginHSM CO admin -hpswd", "loginHSM CO admin -hpswd"),
         (CMU, "loginHSM CO admin -hpswd -2fa file", "loginHSM CO admin -hpswd -2fa file"),
         (CMU, "loginHSM --password=geheim CO admin", None),
+        (CMU, "loginHSM CO -2fa admin geheim", None),
+        (CMU, "loginHSM CO -2fa file admin geheim", None),
         (CMU, "lgoinHSM CO admin geheim", None),
         (CMU, "createUser CU alice geheim", None),
         (CMU, "changePswd CU alice geheim", None),
@@ -108,6 +112,8 @@ def test_a_mistake_near_a_password_does_not_repeat_it(dialect: Dialect, line: st
         (KMU, "loginHSM -p=geheim -u CU -s alice", None),
         (KMU, "loginHSM --password geheim -u CU", None),
         (KMU, "loginHSM -p -geheim -u CU -s alice", None),
+        (KMU, "loginHSM -u CU -s alice -pgeheim", "loginHSM -u CU -s alice -p"),
+        (KMU, " loginhsm -pge heim -u CU -s alice", None),
         (KMU, "loginHSM -u CU -s alice -hpswd", "loginHSM -u CU -s alice -hpswd"),
         (KMU, "exportPubKey -k 1 -out p", "exportPubKey -k 1 -out p"),
     ],
@@ -141,6 +147,16 @@ def test_a_password_in_argv_is_refused_before_anything_happens(
     said = capsys.readouterr()
     assert "CLOUDHSM_PIN" in said.err
     assert "geheim" not in said.out + said.err
+
+
+def test_help_loads_nothing_heavy() -> None:
+    heavy = ("cryptography", "sqlalchemy", "typer", "rich", "prompt_toolkit", "asyncio", "pkcs11")
+    code = (
+        "import sys; from orchestrator.cli.legacy.main import kmu; kmu(['-h']);"
+        f"print('loaded:', *(n for n in {heavy} if n in sys.modules), file=sys.stderr)"
+    )
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert made.stderr.strip() == "loaded:"
 
 
 def test_singlecmd_alone_is_no_command(capsys: pytest.CaptureFixture[str]) -> None:

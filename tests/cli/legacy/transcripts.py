@@ -197,6 +197,12 @@ SCENES: Final = (
         "shareKey {data} {@bob} 0", "= n",
         "syncKey {data} cluster-aaaaaaaaaaa", "findAllKeys {@alice} 0", "quit",
     )),
+    Single("cmu", "", "!clone"),
+    Single("kmu", "alice", "genSymKey -t 31 -s 16 -l new"),
+    Single("cmu", "alice", "syncKey {new} {clone}"),
+    Single("cmu", "alice", "syncKey {new} {clone}"),
+    Single("cmu", "admin", "syncUser {@alice} {clone}"),
+    Single("cmu", "admin", "syncUser 1 {clone}"),
     Session("cmu", (
         _cmu_login("bob"),
         "changePswd CU bob bob-pass -2fa {tmp}/mfa", "= y", "!possess mfa bob", "= ",
@@ -238,12 +244,6 @@ SCENES: Final = (
     Single("cmu", "", "loginHSM CO admin password-of-admin"),
     Single("cmu", "", "loginHSM CO admin -hpswd listUsers"),
     Single("cmu", "admin", "getMValue 3"),
-    Single("cmu", "", "!clone"),
-    Single("kmu", "alice", "genSymKey -t 31 -s 16 -l new"),
-    Single("cmu", "alice", "syncKey {new} {clone}"),
-    Single("cmu", "alice", "syncKey {new} {clone}"),
-    Single("cmu", "admin", "syncUser {@alice} {clone}"),
-    Single("cmu", "admin", "syncUser 1 {clone}"),
 )  # fmt: skip
 
 
