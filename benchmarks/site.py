@@ -96,8 +96,8 @@ class Site:
                 have += 2
 
     def log_in(self) -> None:
-        """Log the user in anew, over a connection of its own."""
-        self.plane.login(self.cluster, Role.CRYPTO_USER, "user", self.password).close()
+        """Log the admin in anew, over a connection of its own: no HSM remembers his password."""
+        self.plane.login(self.cluster, Role.ADMIN, "admin", self.password).close()
 
     def kill(self, number: int) -> None:
         """`kill -9` an HSM; its supervisor starts it again."""
