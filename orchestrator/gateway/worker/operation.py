@@ -6,6 +6,7 @@ fails in between loses nothing: what was gathered is the journal, and it is boun
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Final
 
 from orchestrator.gateway.cryptoki import CKR, CryptokiError
@@ -14,31 +15,31 @@ from orchestrator.wire.messages import PLAINTEXT_BYTES_MAX
 JOURNAL_BYTES_MAX: Final = PLAINTEXT_BYTES_MAX
 
 
-class Operation:
+class Operation(ABC):
     """One active operation of a session.
 
     Its input comes by `update`, or at once to the `finish` or `check` of its kind.
     """
 
+    @abstractmethod
     def needed(self, more: int) -> int:
         """Return how many bytes `finish` gives at most, after `more` further bytes of input."""
-        raise NotImplementedError
 
     def ready(self, more: int) -> int:  # noqa: ARG002  # for those who gather, nothing is
         """Return how many bytes `update` gives for `more` bytes of input."""
         return 0
 
+    @abstractmethod
     def update(self, data: bytes) -> bytes:
         """Take input; return what is ready."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self, data: bytes) -> bytes:
         """Take the last input and return the rest of the result."""
-        raise NotImplementedError
 
-    def check(self, data: bytes, shown: bytes) -> None:
-        """Compare a signature or MAC over all input; only verifying operations do."""
-        raise NotImplementedError
+    def check(self, data: bytes, shown: bytes) -> None:  # noqa: ARG002  # the others' signature
+        """Compare a signature or MAC over all input; only operations that verify do."""
+        raise CryptokiError(CKR.FUNCTION_NOT_SUPPORTED)
 
 
 class Journal:
