@@ -8,6 +8,7 @@ that an entry is inserted once, on the head and nowhere else; what is confirmed 
 from __future__ import annotations
 
 import sqlite3
+import time
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +26,7 @@ from sqlalchemy import (
     event,
     text,
 )
-from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
+from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor, ExceptionContext
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from orchestrator.model.errors import (
@@ -37,6 +38,7 @@ from orchestrator.model.errors import (
 
 SCHEMA_VERSION: Final = 1
 BUSY_TIMEOUT_S: Final = 15
+_BUSY_PAUSE_S: Final = 0.01
 
 metadata = MetaData()
 clusters = Table(
@@ -107,12 +109,8 @@ def open_database(path: Path) -> Engine:
     @event.listens_for(engine, "connect")
     def _prepare(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
         cursor = connection.cursor()
-        for pragma in (
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            "foreign_keys=ON",
-            "secure_delete=ON",
-        ):
+        _use_wal(cursor)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
@@ -138,6 +136,21 @@ def open_database(path: Path) -> Engine:
         engine.dispose()
         raise
     return engine
+
+
+def _use_wal(cursor: DBAPICursor) -> None:
+    """Switch to a write-ahead log; SQLite does not wait by itself for all locks that this takes."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as exc:
+            is_busy = exc.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not is_busy or time.monotonic() >= deadline:
+                raise
+            time.sleep(_BUSY_PAUSE_S)
+        else:
+            return
 
 
 def _error(path: Path, problem: sqlite3.Error) -> OrchestratorError:
