@@ -2,7 +2,8 @@
 
 On each connection one thread reads; when a request arrives it lets another one read on and
 answers itself, so that overlapping requests are served side by side. What will be done sooner
-than another thread could be woken it answers in between, and reads on itself.
+than another thread could be woken it answers in between, and reads on itself. Where uses of keys
+keep all processors busy nobody is woken: who is done first reads on.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import socket
 import threading
 import time
@@ -32,7 +34,8 @@ ACCEPT_PAUSE_S: Final = 0.2
 LINGER_S: Final = 1.0
 SHORT_S: Final = 250e-6
 """A use of a key that takes less is not worth a hand-over to another thread."""
-_SHORT_KEYS_MAX: Final = 512
+_KEYS_NOTED_MAX: Final = 512
+_PROCESSORS: Final = len(os.sched_getaffinity(0))
 _Use = m.Sign | m.Mac | m.VerifyMac | m.Encrypt | m.Decrypt
 _USES: Final = (m.Sign, m.Mac, m.VerifyMac, m.Encrypt, m.Decrypt)
 _log = logging.getLogger("cloister.agent")
@@ -83,6 +86,8 @@ class Connection:
         self._reader_thread = 0  # whose turn to read it is, until it passes on
         self._waiting: list[tuple[threading.Lock, int]] = []  # for the turn; the last is next
         self._short: set[int] = set()  # keys whose latest use was short
+        self._busy: set[int] = set()  # keys whose latest use was longer, and spent computing
+        self._computing = 0  # threads in a use that is not known to be short
         self._open = True
 
     def start(self) -> None:
@@ -172,7 +177,7 @@ class Connection:
             request = decode_request(body)
             if isinstance(request, _USES):
                 reads_on = request.ref in self._short
-                reply = self._use(request, self._keep_turn if reads_on else self._pass_on)
+                reply = self._use_shortly(request) if reads_on else self._use(request)
             else:
                 # Passed on just before the work: up to there the interpreter serves one thread
                 # anyway, and a thread woken earlier would only contend for it.
@@ -186,18 +191,42 @@ class Connection:
                 self._pass_on()
         self._reply(number, reply)
 
-    def _use(self, request: _Use, on_judged: Callable[[], None]) -> Reply:
-        """Use a key, and note whether that was short: then the next time nobody is woken."""
+    def _use_shortly(self, request: _Use) -> Reply:
+        """Use a key that was quick the last time, without waking anybody."""
         begun = time.perf_counter()
-        reply = self._hsm.answer(request, self._peer, on_judged)
+        reply = self._hsm.answer(request, self._peer, lambda: None)
         if time.perf_counter() - begun >= SHORT_S:
             self._short.discard(request.ref)
-        elif len(self._short) < _SHORT_KEYS_MAX:
-            self._short.add(request.ref)
         return reply
 
-    def _keep_turn(self) -> None:
-        pass
+    def _use(self, request: _Use) -> Reply:
+        """Use a key, and note what that was like."""
+        ref = request.ref
+        with self._count:
+            self._computing += 1
+        begun, computed = time.perf_counter(), time.thread_time()
+        try:
+            reply = self._hsm.answer(request, self._peer, lambda: self._hand_over(ref))
+        finally:
+            with self._count:
+                self._computing -= 1
+        is_short = time.perf_counter() - begun < SHORT_S
+        _note(self._short, ref, holds=is_short)
+        _note(self._busy, ref, holds=not is_short and time.thread_time() - computed >= SHORT_S)
+        return reply
+
+    def _hand_over(self, ref: int) -> None:
+        """Let another thread read, woken only if a processor is free for what it would do.
+
+        A thread that is woken to a busy processor waits for as long as the use takes, and the
+        requests behind it with it: the first that is done finds the turn free, and is running.
+        """
+        if ref not in self._busy or self._computing < _PROCESSORS:
+            self._pass_on()
+            return
+        with self._count:
+            if self._reader_thread == threading.get_ident():
+                self._reader_thread = 0
 
     def _reply(self, number: int, reply: Reply) -> None:
         body = encode(reply)
@@ -214,6 +243,8 @@ class Connection:
         if not self._open:
             with contextlib.suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads
+            with self._count:  # if none does: those who wait must hear of the end
+                self._reader_thread = self._reader_thread or threading.get_ident()
         self._pass_on()
         with self._count:
             self._threads -= 1
@@ -224,3 +255,10 @@ class Connection:
                 self._hsm.disconnect(self._peer)
             finally:
                 self._on_end()
+
+
+def _note(refs: set[int], ref: int, *, holds: bool) -> None:
+    if not holds:
+        refs.discard(ref)
+    elif len(refs) < _KEYS_NOTED_MAX:
+        refs.add(ref)

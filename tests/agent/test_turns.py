@@ -19,7 +19,7 @@ from orchestrator.model.key_spec import SignMechanism, SignScheme
 from orchestrator.wire import messages as m
 from orchestrator.wire.frames import FrameReader, pack_frame
 
-SHORT, LONG, SLOWER_NOW = 1, 2, 3
+SHORT, LONG, SLOWER_NOW, COMPUTING = 1, 2, 3, 4
 WAIT_S = 10.0
 MECHANISM = SignMechanism(SignScheme.ECDSA, None)
 
@@ -46,6 +46,12 @@ class StandIn:
                 self.meeting.wait(WAIT_S)  # two at a time, or none
             elif request.ref == SLOWER_NOW and request.digest:
                 self.held.wait(WAIT_S)
+            elif request.ref == COMPUTING:
+                end = time.thread_time() + 0.002
+                while time.thread_time() < end:
+                    pass
+                if request.digest == b"broken":
+                    raise RuntimeError("a bug")
             return m.Data(request.digest)
         self.meeting.wait(WAIT_S)
         return m.Done()
@@ -124,3 +130,35 @@ def test_a_key_that_has_become_slow_holds_up_others_once(
     assert client.receive()[0] == 5  # the other key's use does not wait for it
     stand_in.held.set()
     assert client.receive()[0] == 4
+
+
+@pytest.fixture
+def computing(client: Client, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> Client:
+    """One processor, and keys that are known to keep it busy."""
+    monkeypatch.setattr(server, "SHORT_S", 0.001)
+    monkeypatch.setattr(server, "_PROCESSORS", 1)
+    client.send(m.Random(b"", 8), m.Random(b"", 8))  # so that there are threads that wait
+    client.send(sign(COMPUTING))
+    assert {client.receive()[0] for _ in range(3)} == {1, 2, 3}
+    stand_in.threads.clear()
+    return client
+
+
+def test_no_more_threads_compute_than_there_are_processors(
+    computing: Client, stand_in: StandIn
+) -> None:
+    computing.send(*(sign(COMPUTING, bytes([number])) for number in range(50)))
+    assert [computing.receive()[0] for _ in range(50)] == list(range(4, 54))
+    assert len(set(stand_in.threads[1:])) == 1  # who is done reads on
+
+
+def test_what_comes_behind_a_computation_is_side_by_side_again(computing: Client) -> None:
+    computing.send(sign(COMPUTING), sign(LONG), sign(LONG), m.Random(b"", 8), m.Random(b"", 8))
+    assert {computing.receive()[0] for _ in range(5)} == {4, 5, 6, 7, 8}
+
+
+def test_a_bug_while_nobody_reads_ends_the_connection(computing: Client) -> None:
+    """The fixture waits until every thread has left."""
+    computing.send(sign(COMPUTING, b"broken"))
+    with pytest.raises(AssertionError):
+        computing.receive()
