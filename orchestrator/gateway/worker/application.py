@@ -142,7 +142,6 @@ class Application:
         self._handles: dict[int, int] = {}
         self._numbers = itertools.count(1)
         self._guard = threading.Lock()
-        self.is_initialized = False
 
     # --- sessions ---
 

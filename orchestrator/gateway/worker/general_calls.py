@@ -24,18 +24,16 @@ def check_slot(slot: int) -> None:
         raise CryptokiError(CKR.SLOT_ID_INVALID)
 
 
-def initialize(app: Application, handshake: bytes | None, *_: object) -> bytes:
+def initialize(_app: Application, handshake: bytes | None, *_: object) -> bytes:
     """C_Initialize."""
     if not hmac.compare_digest(handshake or b"", _HANDSHAKE):
         raise CryptokiError(CKR.GENERAL_ERROR)
-    app.is_initialized = True
     return b""
 
 
 def finalize(app: Application) -> bytes:
     """C_Finalize: all that this application held ends."""
     app.close_all()
-    app.is_initialized = False
     return b""
 
 
