@@ -68,8 +68,7 @@ class FrameReader:
             return frame
         header_bytes = FrameHeader.LAYOUT.size
         if len(self._buffer) < header_bytes and not self._fill(header_bytes):
-            if self._buffer:
-                raise MalformedError("the stream ended within a frame")
+            self.check_end()
             return None
         total = header_bytes + FrameHeader.parse(self._buffer[:header_bytes]).body_bytes
         if len(self._buffer) < total and not self._fill(total):
@@ -85,6 +84,11 @@ class FrameReader:
         piece = self._sock.recv(_PIECE_BYTES, flags)
         self._buffer = self._buffer + piece if self._buffer else piece
         return bool(piece)
+
+    def check_end(self) -> None:
+        """Raise MalformedError where the stream has ended within a frame."""
+        if self._buffer:
+            raise MalformedError("the stream ended within a frame")
 
     def buffered(self) -> tuple[int, bytes] | None:
         """Return the next frame of what was received, None where it is not whole.
@@ -160,6 +164,30 @@ class FrameWriter:
                 raise
             finally:
                 self._sending.release()
+
+    def try_flush(self) -> bool:
+        """Send what was left without waiting; False where that cannot be all, or others send."""
+        while self._left:
+            if not self._sending.acquire(blocking=False):
+                return len(self._left) <= LEFT_FRAMES_MAX  # who sends takes these along
+            try:
+                if self._is_broken:
+                    raise BrokenPipeError("the stream broke within a frame")
+                while self._left:
+                    piece = self._take()
+                    try:
+                        sent = self._sock.send(piece, socket.MSG_DONTWAIT)
+                    except BlockingIOError:
+                        sent = 0
+                    if sent < len(piece):
+                        self._left.appendleft(piece[sent:])
+                        return False
+            except BaseException:
+                self._is_broken = True
+                raise
+            finally:
+                self._sending.release()
+        return True
 
     def _take(self) -> bytes:
         """Return the oldest frames, as many as make a piece; the caller holds the lock."""

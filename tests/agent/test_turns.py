@@ -10,10 +10,11 @@ from typing import cast
 
 import pytest
 
-from orchestrator.agent import server
+from orchestrator.agent import turns
 from orchestrator.agent.core import Peer
 from orchestrator.agent.hsm import Hsm
-from orchestrator.agent.server import Connection
+from orchestrator.agent.stream import Stream
+from orchestrator.agent.turns import Turns
 from orchestrator.model.entries import encode
 from orchestrator.model.key_spec import SignMechanism, SignScheme
 from orchestrator.wire import messages as m
@@ -38,7 +39,9 @@ class StandIn:
     def disconnect(self, _: Peer) -> None:
         pass
 
-    def answer(self, request: m.Request, _: Peer, on_judged: Callable[[], None]) -> m.Reply:
+    def answer(
+        self, request: m.Request, _: Peer, on_judged: Callable[[], None] = lambda: None
+    ) -> m.Reply:
         on_judged()
         if isinstance(request, m.Sign):
             self.threads.append(threading.get_ident())
@@ -58,8 +61,15 @@ class StandIn:
 
 
 class Client:
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, served: Turns) -> None:
         self._sock, self._reader, self._number = sock, FrameReader(sock), 0
+        self._served = served
+
+    def wait_until_idle(self) -> None:
+        deadline = time.monotonic() + WAIT_S
+        while len(self._served._waiting) != self._served._threads - 1 or not self._served._leader:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
 
     def send(self, *requests: m.Request) -> None:
         frames = []
@@ -85,13 +95,16 @@ def stand_in() -> StandIn:
 
 @pytest.fixture
 def client(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    monkeypatch.setattr(server, "SHORT_S", 1.0)  # a busy machine shall not make a short use long
+    monkeypatch.setattr(turns, "SHORT_S", 1.0)  # a busy machine shall not make a short use long
     ours, theirs = socket.socketpair()
     ended = threading.Event()
-    Connection(cast(Hsm, stand_in), theirs, ended.set).start()
+    hsm = cast(Hsm, stand_in)
+    served = Turns(hsm)
+    served.add(Stream(hsm, theirs, ended.set))
     with ours:
         ours.settimeout(WAIT_S)
-        yield Client(ours)
+        yield Client(ours, served)
+    served.finish()
     assert ended.wait(WAIT_S)
 
 
@@ -121,7 +134,7 @@ def test_a_key_that_has_become_slow_holds_up_others_once(
     client.send(sign(SLOWER_NOW))
     client.receive()
     client.send(sign(SLOWER_NOW, b"slow"), sign(SHORT))
-    monkeypatch.setattr(server, "SHORT_S", 0.0)
+    monkeypatch.setattr(turns, "SHORT_S", 0.0)
     time.sleep(0.05)
     stand_in.held.set()
     assert [client.receive()[0] for _ in range(2)] == [2, 3]
@@ -135,12 +148,13 @@ def test_a_key_that_has_become_slow_holds_up_others_once(
 @pytest.fixture
 def computing(client: Client, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> Client:
     """One processor, and keys that are known to keep it busy."""
-    monkeypatch.setattr(server, "SHORT_S", 0.001)
-    monkeypatch.setattr(server, "_PROCESSORS", 1)
+    monkeypatch.setattr(turns, "SHORT_S", 0.001)
+    monkeypatch.setattr(turns, "_PROCESSORS", 1)
     client.send(m.Random(b"", 8), m.Random(b"", 8))  # so that there are threads that wait
     client.send(sign(COMPUTING))
     assert {client.receive()[0] for _ in range(3)} == {1, 2, 3}
     stand_in.threads.clear()
+    client.wait_until_idle()  # nobody comes from another request to a turn that is free
     return client
 
 

@@ -18,8 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.agent import server
+from orchestrator.agent import stream as stream_module
 from orchestrator.agent.hsm import Hsm
-from orchestrator.agent.server import Connection, Server
+from orchestrator.agent.server import Server
+from orchestrator.agent.stream import Stream as ServedStream
+from orchestrator.agent.turns import Turns
 from orchestrator.model.entries import Credential, Entry, Envelope, SignedJoinRequest, encode
 from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import (
@@ -376,7 +379,7 @@ def test_numbers_are_the_clients_own(door: Door) -> None:
 def test_one_who_never_reads_is_let_go(
     cluster: LocalCluster, door: Door, witness: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "SEND_TIMEOUT_S", 1)
+    monkeypatch.setattr(stream_module, "SEND_TIMEOUT_S", 1)
     with door.open() as stream:
         stream.sock.settimeout(0.2)
         ask = pack_frame(1, encode(m.Random(cluster.ticket, 65536)))
@@ -405,7 +408,10 @@ def test_replies_that_exceed_a_frame_are_refused_and_the_stream_goes_on() -> Non
     )
     near, far = socket.socketpair()
     ended = threading.Event()
-    Connection(cast(Hsm, hsm), far, ended.set).start()
+    served = cast(Hsm, hsm)
+    turns = Turns(served)
+    turns.add(ServedStream(served, far, ended.set))
+    turns.finish()  # when the stream has ended
     stream = Stream(near)
     refusal = stream.ask(1, encode(m.Hello()))
     assert isinstance(refusal, m.Refusal)
@@ -527,7 +533,8 @@ def test_there_is_room_for_so_many_and_places_are_given_back(
     monkeypatch.setattr(server, "CONNECTIONS_MAX", 3)
     path = tmp_path / "agent.sock"
     listener = listen(path)
-    thread = threading.Thread(target=Server(door.hsm, listener).run)
+    served = Server(door.hsm, listener)
+    thread = threading.Thread(target=served.run)
     thread.start()
     for _ in range(3):
         streams = [dial(path) for _ in range(3)]
@@ -537,7 +544,7 @@ def test_there_is_room_for_so_many_and_places_are_given_back(
         assert surplus.rest() == []
         for stream in (*streams, surplus):
             stream.close()
-        eventually(lambda: rpc_threads() <= 2)
+        eventually(lambda: served._room._value == 3)
     listener.shutdown(socket.SHUT_RDWR)
     thread.join(10)
     listener.close()

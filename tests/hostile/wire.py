@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Self
 
 from orchestrator.agent.hsm import Hsm
-from orchestrator.agent.server import Connection
+from orchestrator.agent.stream import Stream as ServedStream
+from orchestrator.agent.turns import Turns
 from orchestrator.model.entries import encode
 from orchestrator.wire import messages as m
 from orchestrator.wire.frames import FrameReader, pack_frame
@@ -93,13 +94,14 @@ class Door:
 
     def __init__(self, hsm: Hsm) -> None:
         self.hsm = hsm
+        self._turns = Turns(hsm)
         self.opened, self.ended = 0, 0
         self._count = threading.Lock()
 
     def open(self) -> Stream:
         near, far = socket.socketpair()
         self.opened += 1
-        Connection(self.hsm, far, self._note_end).start()
+        self._turns.add(ServedStream(self.hsm, far, self._note_end))
         return Stream(near)
 
     def _note_end(self) -> None:
