@@ -137,6 +137,7 @@ class Application:
     def __init__(self, token: Token, offered: int, peer_uid: int) -> None:
         self.token, self.offered = token, offered
         self.backend = Backend(token, peer_uid)
+        self.is_initialized = False
         self.sessions: dict[int, P11Session] = {}
         self._objects: dict[int, AnyObject] = {}
         self._handles: dict[int, int] = {}

@@ -94,11 +94,14 @@ class Task:
 
         Raises:
             MalformedError: the body is none of p11-kit's.
-            CryptokiError: the session is not open, or a value is one that no call takes.
+            CryptokiError: the session is not open, C_Initialize was not sent, or a value is one
+                that no call takes.
         """
         self.call: Call
         self.call, values = decode(body, app.offered)
         self._handler, self.is_slow, by_session = _HANDLERS[self.call.id]
+        if not app.is_initialized and self._handler is not general.initialize:
+            raise CryptokiError(CKR.CRYPTOKI_NOT_INITIALIZED)
         self.session: P11Session | None = None
         if by_session:
             self.session = values[0] = app.session(values[0])
