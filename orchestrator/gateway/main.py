@@ -10,7 +10,7 @@ from pathlib import Path
 from orchestrator.client.directory import endpoints_source, read_anchor
 from orchestrator.control.application import Application
 from orchestrator.gateway import endpoint
-from orchestrator.gateway.listener import Listener
+from orchestrator.gateway.listener import CLIENTS_PER_USER, WORKERS_MAX, Listener
 from orchestrator.gateway.peers import PeerRules, group_id
 from orchestrator.gateway.report import GatewayReport, read_status, status_path
 from orchestrator.gateway.token import Token
@@ -32,6 +32,7 @@ class Settings:
         groups: see `users`.
         patience_s: how long a request waits when every HSM is gone.
         workers: clients at a time.
+        clients_per_user: of these, how many one Unix user may have.
     """
 
     path: Path
@@ -39,7 +40,8 @@ class Settings:
     users: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     patience_s: float = 30.0
-    workers: int = 1024
+    workers: int = WORKERS_MAX
+    clients_per_user: int = CLIENTS_PER_USER
 
 
 def run(
@@ -72,7 +74,8 @@ def run(
     if passed is not None:
         path = Path(os.fsdecode(passed.getsockname()))
     status = listen(status_path(path))
-    listener = Listener(token, sock, status, path, rules, SystemClock(), settings.workers)
+    limits = settings.workers, settings.clients_per_user
+    listener = Listener(token, sock, status, path, rules, SystemClock(), *limits)
     on_ready(path)
     listener.run()
     if passed is None:

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from orchestrator.gateway.worker.main import WORKER_BYTES_MAX
 from orchestrator.lab import lab
 from tests.gateway import wire as w
 from tests.gateway.lab import PIN, RunningGateway, Site
+from tests.interop import sources
 from tests.lab.harness import eventually, processes_of
 
 pytestmark = [pytest.mark.softhsm, pytest.mark.timeout(180)]
@@ -227,6 +229,46 @@ def test_a_client_beyond_the_limit_waits_for_a_place(site: Site, place: Path) ->
     second.settimeout(20)
     assert second.recv(1) == b"\0"
     gateway.stop()
+
+
+@contextmanager
+def as_user(uid: int) -> Iterator[None]:
+    """What connects here is of another Unix user, as the kernel tells it."""
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become other users")
+def test_one_user_does_not_take_the_places_of_others(site: Site) -> None:
+    with sources.directory() as work:  # one that other users can enter
+        gateway = RunningGateway(site, work / "s", "--clients-per-user", "2")
+        (work / "s").chmod(0o666)
+        with as_user(65533):
+            first, second = gateway.connect(), gateway.connect()
+            for _ in range(20):
+                assert gateway.dial().recv(1) == b""
+        with as_user(65532):
+            assert gateway.connect().open()
+        assert gateway.connect().open()  # of root
+        assert first.open()
+        assert second.open()
+        report = json.loads(gateway.cli("status", "--output", "json"))
+        assert (report["refused"], report["served"]) == (20, 4)
+        [line] = [x for x in gateway.log.read_text().splitlines() if "refused" in x]
+        assert "uid 65533" in line
+        assert "clients of this user: 2" in line
+        assert "--clients-per-user" in line
+        first.sock.close()
+        eventually(
+            lambda: len(json.loads(gateway.cli("status", "--output", "json"))["clients"]) < 4
+        )
+        with as_user(65533):
+            assert gateway.connect().open()
+            assert gateway.dial().recv(1) == b""
+        gateway.stop()
 
 
 def test_neither_idle_nor_unreading_clients_hold_up_others(gateway: RunningGateway) -> None:
