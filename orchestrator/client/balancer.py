@@ -8,12 +8,13 @@ left or its time is up; a failed HSM is left alone for a moment, longer each tim
 
 from __future__ import annotations
 
+import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from orchestrator.client.channel import Channel
+from orchestrator.client.channel import Channel, OnReply
 from orchestrator.client.trust import check_hsm
 from orchestrator.model.clock import Clock
 from orchestrator.model.entries import Member
@@ -24,7 +25,7 @@ from orchestrator.model.errors import (
     TamperedError,
     UnavailableError,
 )
-from orchestrator.wire.messages import Hello, Login, Reply, Request, Welcome
+from orchestrator.wire.messages import Hello, Login, Refusal, Reply, Request, Welcome
 
 REQUEST_TIMEOUT_S: Final = 10.0
 HELLO_TIMEOUT_S: Final = 3.0
@@ -39,11 +40,14 @@ _PROBE_S: Final = 1.0
 _LEAST_S: Final = 5e-5
 """What an HSM is taken to need that has not been measured: they share until they have."""
 _UNWELL_S: Final = 1e6
+_DICE: Final = random.SystemRandom()
 _PENALTY_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0)
 
 Dial = Callable[[], Channel]
 Source = Callable[[], Mapping[str, Dial]]
 """Tells which HSMs there are now, and how to reach them."""
+Watch = Callable[[Channel], None]
+"""Takes over the reading of a new link, by `Channel.pump`."""
 
 
 @dataclass(slots=True)
@@ -66,8 +70,8 @@ class Link:
 class Node:
     """One HSM as a client sees it."""
 
-    def __init__(self, hsm: str, dial: Dial) -> None:
-        self.hsm, self._dial = hsm, dial
+    def __init__(self, hsm: str, dial: Dial, watch: Watch | None = None) -> None:
+        self.hsm, self._dial, self._watch = hsm, dial, watch
         self.outstanding = 0
         self.failures = 0
         self.requests = self.errors = 0
@@ -75,6 +79,11 @@ class Node:
         self.well_at_s = 0.0
         self._dialing, self._noting = threading.Lock(), threading.Lock()
         self._link: Link | None = None
+
+    @property
+    def open_link(self) -> Link | None:
+        """Return the connection, where there is one."""
+        return self._link
 
     def link(self, cluster: str, anchor: bytes) -> Link:
         """Return the connection, made and checked when there is none.
@@ -108,6 +117,8 @@ class Node:
         except BaseException:
             channel.close()
             raise
+        if self._watch is not None:
+            self._watch(channel)
         return Link(channel, welcome, member)
 
     def broken(self, link: Link | None, now_s: float) -> None:
@@ -159,8 +170,10 @@ class Balancer:
         source: Source,
         clock: Clock,
         patience_s: float = PATIENCE_S,
+        watch: Watch | None = None,
     ) -> None:
-        self.cluster, self._anchor, self._clock = cluster, anchor, clock
+        """Take the cluster; with `watch` requests can be begun, and its owner pumps."""
+        self.cluster, self._anchor, self._clock, self._watch = cluster, anchor, clock, watch
         self._patience_s = patience_s
         self.statistics = Statistics()
         self._source = source
@@ -182,11 +195,12 @@ class Balancer:
     def _refresh(self, now_s: float) -> None:
         """Take the present list of HSMs: links that stay are kept."""
         self._looked_at_s = now_s
-        dials = self._source()
+        dials = list(self._source().items())
+        _DICE.shuffle(dials)  # many clients begin with each HSM
         with self._guard:
-            gone = [self._nodes.pop(hsm) for hsm in set(self._nodes) - set(dials)]
-            for hsm, dial in dials.items():
-                self._nodes.setdefault(hsm, Node(hsm, dial))
+            gone = [self._nodes.pop(hsm) for hsm in set(self._nodes) - {hsm for hsm, _ in dials}]
+            for hsm, dial in dials:
+                self._nodes.setdefault(hsm, Node(hsm, dial, self._watch))
         for node in gone:
             node.close()
 
@@ -237,9 +251,52 @@ class Balancer:
             tried.add(node.hsm)
             self.statistics.retries += 1
 
+    def begin(self, request: Request, on_reply: OnReply, hsm: str | None = None) -> Channel | None:
+        """Begin a request at the best HSM, or at this one, without waiting for anything.
+
+        Returns:
+            The channel, which its owner flushes and pumps; None where it is for `call` to do: a
+            link is to be made, say, or no HSM is well.
+        """
+        now = self._clock.monotonic_s()
+        if now - self._looked_at_s >= LOOK_AGAIN_S:
+            return None
+        node = self._pick(()) if hsm is None else self._nodes.get(hsm)
+        link = node.open_link if node is not None else None
+        if node is None or link is None or node.well_at_s > now:
+            return None
+        with self._guard:
+            node.outstanding += 1
+            beside, node.asked_at_s = node.outstanding, now
+
+        def done(reply: Reply | None) -> None:
+            with self._guard:
+                node.outstanding -= 1
+            if reply is None:
+                if node.open_link is link:  # once for all that were under way
+                    node.broken(link, self._clock.monotonic_s())
+            elif not isinstance(reply, Refusal):
+                node.well((self._clock.monotonic_s() - now) / beside)
+            on_reply(reply)
+
+        if not link.channel.begin(request, done):
+            with self._guard:
+                node.outstanding -= 1
+            return None
+        self.statistics.requests += 1
+        return link.channel
+
+    def give_up_late(self) -> None:
+        """Break the links whose HSMs owe a reply to what was begun for too long."""
+        now = self._clock.monotonic_s()
+        for node in self.nodes:
+            link = node.open_link
+            if link is not None and link.channel.oldest_begun_s() <= now - REQUEST_TIMEOUT_S:
+                link.channel.close()
+
     def least_busy(self) -> str:
         """Return the HSM that the next request would go to."""
-        node = self._pick(set())
+        node = self._pick(())
         if node is None:
             raise UnavailableError(f"cluster {self.cluster} has no HSMs")
         return node.hsm
@@ -253,6 +310,7 @@ class Balancer:
         try:
             link = node.link(self.cluster, self._anchor)
             request = build(link)
+            begun = self._clock.monotonic_s()  # a link is made once: the HSM is no slower for it
             reply = link.channel.call(request, timeout_s)
         except (UnavailableError, TamperedError):
             node.broken(link, self._clock.monotonic_s())
@@ -266,7 +324,7 @@ class Balancer:
             node.well((self._clock.monotonic_s() - begun) / beside)
         return reply
 
-    def _pick(self, tried: set[str]) -> Node | None:
+    def _pick(self, tried: Collection[str]) -> Node | None:
         """Return the least busy HSM that is well; one that failed lately only as a last resort."""
         now = self._clock.monotonic_s()
         best, least_s = None, float("inf")

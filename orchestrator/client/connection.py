@@ -1,13 +1,16 @@
 """A pipelined connection to one HSM: many threads share a stream.
 
 One waiting thread reads for all (leader and followers): a lone caller reads its own reply
-without a hand-over, and a crowd of callers needs no thread besides themselves.
-Invariant: while calls wait, one of them leads; whoever ends a call in any way passes the lead on.
+without a hand-over, and a crowd of callers needs no thread besides themselves. An adopted
+connection is read by one thread alone, which may begin a request without waiting for its reply.
+Invariants: while calls wait, one of them leads, or the connection is adopted; whoever ends a call
+in any way passes the lead on. A request that was begun is answered once, or told that it broke.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import threading
 import time
@@ -15,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from orchestrator.client.channel import OnReply
 from orchestrator.model.entries import encode
 from orchestrator.model.errors import MalformedError, NoAnswerError, TamperedError, UnavailableError
 from orchestrator.wire.frames import FrameReader, FrameWriter, pack_frame
@@ -25,6 +29,8 @@ T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 5.0
 SEND_TIMEOUT_S = 10.0
+BEGUN_MAX, BEGUN_BYTES_MAX = 64, 2048
+"""What is begun fits the socket's buffer, so that `flush` does not wait for an HSM that hangs."""
 LOOK_UP_S = 0.05
 """How often a thread that waits for the stream looks at its deadline."""
 
@@ -56,7 +62,9 @@ class RpcConnection:
         self._guard = threading.Lock()
         self._calls: dict[int, _Call] = {}
         self._number = 0
+        self._begun: dict[int, tuple[float, OnReply]] = {}  # the oldest comes first
         self._leader = 0  # the number of the call that reads for all, 0 when none waits
+        self._reader_thread = 0  # the one that has adopted this connection
         self._broken = ""
 
     def call(self, request: Request, timeout_s: float) -> Reply:
@@ -71,7 +79,8 @@ class RpcConnection:
             self._number += 1
             number = self._number
             self._calls[number] = call
-            self._leader = self._leader or number
+            if not self._reader_thread:
+                self._leader = self._leader or number
         try:
             self._write(pack_frame(number, encoded))
             body = self._await(number, call, deadline)
@@ -91,15 +100,23 @@ class RpcConnection:
 
     def _await(self, number: int, call: _Call, deadline: float) -> bytes:
         while not call.replies:
+            if self._broken:
+                raise UnavailableError(self._broken)
             if self._leader == number:
                 self._read_one(deadline)
+            elif self._reader_thread == threading.get_ident():
+                self._pump_for(deadline)
             elif not call.turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
                 raise NoAnswerError("the HSM did not answer in time")
         return call.replies[0]
 
+    def _pump_for(self, deadline: float) -> None:
+        """Whoever reads for all may still have to wait for one reply."""
+        self.pump(wait=True)
+        if time.monotonic() >= deadline:
+            raise NoAnswerError("the HSM did not answer in time")
+
     def _read_one(self, deadline: float) -> None:
-        if self._broken:
-            raise UnavailableError(self._broken)
         try:
             frame = self._reader.read()
         except BlockingIOError as exc:
@@ -112,16 +129,75 @@ class RpcConnection:
         if frame is None:
             self._break("the HSM closed the connection")
             raise UnavailableError("the HSM closed the connection")
-        number, body = frame
+        self._hand_out(*frame)
+
+    def _hand_out(self, number: int, body: bytes) -> None:
+        """Give a reply to whom it is for; a late one is for nobody."""
         if number == 0:
             self._break("the HSM refused the stream")
             raise UnavailableError("the HSM refused the stream")
         with self._guard:
+            _, on_reply = self._begun.pop(number, (0.0, None))
             call = self._calls.get(number)
-        if call is not None and not call.replies:
+        if on_reply is not None:
+            try:
+                reply = decode_reply(body)
+            except MalformedError:
+                on_reply(None)
+                raise
+            on_reply(reply)
+        elif call is not None and not call.replies:
             call.replies.append(body)
             with contextlib.suppress(RuntimeError):
                 call.turn.release()
+
+    # --- adopted: see Channel ---
+
+    def adopt(self, reader: int) -> None:
+        """Have this thread alone read, by `pump`."""
+        self._reader_thread = reader
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor, -1 when it is closed."""
+        return self._sock.fileno()
+
+    def begin(self, request: Request, on_reply: OnReply) -> bool:
+        """Send a request by the next `flush`."""
+        encoded = encode(request)
+        with self._guard:
+            if self._broken or len(encoded) > BEGUN_BYTES_MAX or len(self._begun) >= BEGUN_MAX:
+                return False
+            self._number += 1
+            self._begun[self._number] = (time.monotonic(), on_reply)
+            self._writer.leave(pack_frame(self._number, encoded))
+        return True
+
+    def flush(self) -> None:
+        """Send what was begun."""
+        try:
+            self._writer.flush()
+        except OSError:
+            self._break("the connection to the HSM broke")
+
+    def pump(self, *, wait: bool = False) -> None:
+        """Hand out the replies that have come."""
+        reader = self._reader
+        try:
+            if not reader.receive(0 if wait else socket.MSG_DONTWAIT):
+                self._break("the HSM closed the connection")
+            while (frame := reader.buffered()) is not None:
+                self._hand_out(*frame)
+        except BlockingIOError:
+            pass
+        except (OSError, MalformedError):
+            self._break("the connection to the HSM broke")
+        except UnavailableError:
+            pass  # all have been told
+
+    def oldest_begun_s(self) -> float:
+        """Return when the oldest request began that has no reply."""
+        with self._guard:
+            return next(iter(self._begun.values()), (math.inf, None))[0]
 
     def _finish(self, number: int) -> None:
         """Forget a call; one that leads, or was just made to, passes the lead to one that waits."""
@@ -140,9 +216,16 @@ class RpcConnection:
     def _break(self, reason: str) -> None:
         with self._guard:
             self._broken = self._broken or reason
+            begun, self._begun = self._begun, {}
+            calls = list(self._calls.values()) if self._reader_thread else []
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads
         self._sock.close()
+        for call in calls:
+            with contextlib.suppress(RuntimeError):
+                call.turn.release()
+        for _, on_reply in begun.values():
+            on_reply(None)
 
     def close(self) -> None:
         """End the connection."""

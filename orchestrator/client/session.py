@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from orchestrator.client.balancer import Balancer, Link, Statistics
+from orchestrator.client.channel import Channel, OnReply
 from orchestrator.client.connection import expect
 from orchestrator.client.session_keys import SessionKeys
 from orchestrator.client.trust import seal_password
@@ -183,6 +184,22 @@ class Session:
         # Every HSM in reach is behind what this client has seen: they serve what they know.
         return expect(self._send(build(ticket, 0), None), kind)
 
+    def use(
+        self, ref: int, build: Callable[[bytes, int], m.Request], hsm: str | None = None
+    ) -> bytes:
+        """Send a request about a key, to the HSM where it lives, and return its data."""
+        return self._call(build, m.Data, self.session_keys.home(ref) or hsm).data
+
+    def begin_use(
+        self, ref: int, build: Callable[[bytes, int], m.Request], on_reply: OnReply
+    ) -> Channel | None:
+        """Begin what `use` does; None where that cannot be done without waiting."""
+        held = self._ticket
+        if held is None or self._clock.now_ms() >= held.expires_at - RENEW_BEFORE_MS:
+            return None
+        request = build(held.ticket, self._seen)
+        return self.balancer.begin(request, on_reply, self.session_keys.home(ref))
+
     def _send(self, request: m.Request, hsm: str | None) -> m.Reply:
         if hsm is not None:
             return self.balancer.call_one(hsm, lambda _: request)
@@ -251,11 +268,7 @@ class Session:
         self, ref: int, mechanism: SignMechanism, digest: bytes, hsm: str | None = None
     ) -> bytes:
         """Sign a digest; ECDSA gives r || s."""
-        return self._call(
-            lambda ticket, seen: m.Sign(ticket, seen, ref, mechanism, digest),
-            m.Data,
-            self.session_keys.home(ref) or hsm,
-        ).data
+        return self.use(ref, lambda ticket, seen: m.Sign(ticket, seen, ref, mechanism, digest), hsm)
 
     def sign_request(self, ref: int, mechanism: SignMechanism, digest: bytes) -> m.Sign:
         """Return the request that `sign` would send, for one HSM that the caller chooses."""
@@ -304,11 +317,7 @@ class Session:
             if chosen.scheme is CipherScheme.RSA_PKCS:
                 return encrypt_pkcs1(public, plaintext)
             return encrypt_oaep(public, chosen, plaintext)
-        return self._call(
-            lambda ticket, seen: m.Encrypt(ticket, seen, ref, chosen, plaintext),
-            m.Data,
-            self.session_keys.home(ref),
-        ).data
+        return self.use(ref, lambda ticket, seen: m.Encrypt(ticket, seen, ref, chosen, plaintext))
 
     def decrypt(
         self,
@@ -320,20 +329,12 @@ class Session:
     ) -> bytes:
         """Open what `encrypt` made with the same `aad` or `mechanism`."""
         chosen = _cipher(mechanism, aad)
-        return self._call(
-            lambda ticket, seen: m.Decrypt(ticket, seen, ref, chosen, ciphertext),
-            m.Data,
-            self.session_keys.home(ref),
-        ).data
+        return self.use(ref, lambda ticket, seen: m.Decrypt(ticket, seen, ref, chosen, ciphertext))
 
     def mac(self, ref: int, mechanism: MacMechanism, data: bytes, length: int = 0) -> bytes:
         """Return the MAC of `data` under an AES key or a generic secret, or its first bytes."""
         count = mechanism.check_length(length)
-        whole = self._call(
-            lambda ticket, seen: m.Mac(ticket, seen, ref, mechanism, data),
-            m.Data,
-            self.session_keys.home(ref),
-        ).data
+        whole = self.use(ref, lambda ticket, seen: m.Mac(ticket, seen, ref, mechanism, data))
         return whole[:count]
 
     def verify_mac(

@@ -64,16 +64,42 @@ class FrameReader:
             MalformedError: a bad header, or a stream that ends within a frame.
             TimeoutError, BlockingIOError: the socket's timeout; what was read so far is kept.
         """
+        if (frame := self.buffered()) is not None:
+            return frame
         header_bytes = FrameHeader.LAYOUT.size
         if len(self._buffer) < header_bytes and not self._fill(header_bytes):
             if self._buffer:
                 raise MalformedError("the stream ended within a frame")
             return None
-        header = FrameHeader.parse(self._buffer[:header_bytes])
-        total = header_bytes + header.body_bytes
+        total = header_bytes + FrameHeader.parse(self._buffer[:header_bytes]).body_bytes
         if len(self._buffer) < total and not self._fill(total):
             raise MalformedError("the stream ended within a frame")
-        body, self._buffer = self._buffer[header_bytes:total], self._buffer[total:]
+        return self.buffered()
+
+    def receive(self, flags: int = 0) -> bool:
+        """Take what the socket holds, for `buffered`; False at the end of the stream.
+
+        Raises:
+            TimeoutError, BlockingIOError: nothing has come.
+        """
+        piece = self._sock.recv(_PIECE_BYTES, flags)
+        self._buffer = self._buffer + piece if self._buffer else piece
+        return bool(piece)
+
+    def buffered(self) -> tuple[int, bytes] | None:
+        """Return the next frame of what was received, None where it is not whole.
+
+        Raises:
+            MalformedError: a bad header.
+        """
+        start = FrameHeader.LAYOUT.size
+        if len(self._buffer) < start:
+            return None
+        header = FrameHeader.parse(self._buffer[:start])
+        end = start + header.body_bytes
+        if len(self._buffer) < end:
+            return None
+        body, self._buffer = self._buffer[start:end], self._buffer[end:]
         return header.number, body
 
     def _fill(self, size: int) -> bool:
@@ -114,6 +140,14 @@ class FrameWriter:
         Blocks while too many frames are left: a peer that does not read must not fill our memory.
         """
         self._left.append(frame)
+        self.flush()
+
+    def leave(self, frame: bytes) -> None:
+        """Leave a frame for the next `flush` or `write`, of whichever thread."""
+        self._left.append(frame)
+
+    def flush(self) -> None:
+        """Send what was left; raise as `write` does."""
         # Looked at again after every release: a frame may have been left just before it.
         while self._left and self._sending.acquire(blocking=len(self._left) > LEFT_FRAMES_MAX):
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from orchestrator.agent.core import Core, HsmConfig
 from orchestrator.agent.hsm import Hsm
 from orchestrator.agent.vault import Vault
+from orchestrator.client.channel import OnReply
 from orchestrator.client.trust import seal_password
 from orchestrator.control.controller import Controller, Outcome
 from orchestrator.control.database import open_database
@@ -23,7 +25,7 @@ from orchestrator.control.profiles import load_profiles
 from orchestrator.control.roster import Roster
 from orchestrator.lab.lab import sign_csr
 from orchestrator.model.entries import encode
-from orchestrator.model.errors import UnavailableError
+from orchestrator.model.errors import RemoteError, UnavailableError
 from orchestrator.model.roles import Role
 from orchestrator.model.steps import Step
 from orchestrator.wire import messages as m
@@ -126,6 +128,28 @@ class FakeStream:
         if isinstance(decoded, m.Refusal):
             m.raise_refusal(decoded)
         return decoded
+
+    def begin(self, request: m.Request, on_reply: OnReply) -> bool:
+        """Answer at once: there is no stream that could be slow."""
+        try:
+            on_reply(self.call(request, 0.0))
+        except RemoteError as exc:
+            on_reply(m.Refusal(exc.code, str(exc), exc.exit_status, exc.retryable))
+        except UnavailableError:
+            on_reply(None)
+        return True
+
+    def flush(self) -> None: ...
+
+    def fileno(self) -> int:
+        return -1
+
+    def adopt(self, reader: int) -> None: ...
+
+    def pump(self, *, wait: bool = False) -> None: ...
+
+    def oldest_begun_s(self) -> float:
+        return inf
 
     def close(self) -> None:
         self._hsm.disconnect(self._peer)

@@ -9,17 +9,19 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
+from orchestrator.client.balancer import Watch
 from orchestrator.gateway import stored_objects
 from orchestrator.gateway.attributes import value_of
 from orchestrator.gateway.cryptoki import CKF_RW_SESSION, CKR, CKS, CryptokiError
 from orchestrator.gateway.rpc.attributes import Value
 from orchestrator.gateway.token import Token
-from orchestrator.gateway.worker.backend import Backend
+from orchestrator.gateway.worker.backend import Backend, Later
 from orchestrator.gateway.worker.operation import Operation
 from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.keys import SESSION_KEY_BIT, Key
@@ -105,7 +107,10 @@ class P11Session:
 
     handle: int
     flags: int
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    is_busy: bool = False
+    """A call of it waits for an HSM."""
+    waiting: deque[Any] = field(default_factory=deque)
+    """Calls that came meanwhile."""
     operations: dict[Kind, Operation] = field(default_factory=dict)
     found: list[int] | None = None
     objects: set[int] = field(default_factory=set)
@@ -134,9 +139,11 @@ class P11Session:
 class Application:
     """One connection's state. Calls of different sessions come from different threads."""
 
-    def __init__(self, token: Token, offered: int, peer_uid: int) -> None:
+    def __init__(
+        self, token: Token, offered: int, peer_uid: int, watch: Watch, later: Later
+    ) -> None:
         self.token, self.offered = token, offered
-        self.backend = Backend(token, peer_uid)
+        self.backend = Backend(token, peer_uid, watch, later)
         self.is_initialized = False
         self.sessions: dict[int, P11Session] = {}
         self._objects: dict[int, AnyObject] = {}
@@ -264,6 +271,13 @@ class Application:
         if (place := self.backend.look()) == 0:
             return time.monotonic() - found.heard.at_s < FRESH_S
         return found.heard.place == place
+
+    def is_at_hand(self, handle: int) -> bool:
+        """Tell whether `fresh` asks no HSM."""
+        found = self._objects.get(handle)
+        if found is None or isinstance(found, LocalObject):
+            return True
+        return not self.backend.has_to_look() and self._is_current(found)
 
     def fresh(self, handle: int) -> AnyObject:
         """Return an object as the HSMs know it, by the place that the ledger has reached."""

@@ -12,7 +12,8 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
-from orchestrator.client.balancer import Balancer, Node
+from orchestrator.client.balancer import Balancer, Node, Watch
+from orchestrator.client.channel import Channel, OnReply
 from orchestrator.client.connection import expect
 from orchestrator.client.session import Session
 from orchestrator.control.application import Application
@@ -20,20 +21,32 @@ from orchestrator.control.changes import Changes
 from orchestrator.gateway.cryptoki import CKR, CryptokiError
 from orchestrator.gateway.token import Token
 from orchestrator.gateway.worker.failures import cryptoki_error
+from orchestrator.gateway.worker.operation import Use
 from orchestrator.gateway.worker.pins import Credential, Password, parse_pin
 from orchestrator.model.errors import OrchestratorError, UnavailableError
 from orchestrator.model.objects import ObjectFilter, StoredObject
 from orchestrator.model.roles import Role, check_password
-from orchestrator.wire.messages import Hello, ObjectPage, Welcome
+from orchestrator.wire.messages import (
+    Data,
+    Hello,
+    ObjectPage,
+    Refusal,
+    Reply,
+    Welcome,
+    raise_refusal,
+)
 from orchestrator.wire.system_clock import SystemClock
 
 T = TypeVar("T")
+Later = Callable[[Callable[[], None]], None]
+"""Has something done by a thread that may wait."""
 RANDOM_FIRST_BYTES: Final = 4 * 1024
 RANDOM_REQUEST_BYTES: Final = 64 * 1024
 """The pool is filled with twice as much each time, from the first size up to this one."""
 LOOK_S: Final = 0.2
 _AGAIN_S: Final = 0.2
 _SILENCE_S: Final = 10.0
+_NOT_FINAL: Final = frozenset({"ticket-refused", "behind"})
 _TOLD: Final = {
     "quorum": "others must approve it, by `cloister quorum request`",
     "quorum-failed": "this use of the key needs approvals, see docs/quorum.md",
@@ -48,16 +61,18 @@ _log = logging.getLogger("cloister.gateway")
 class Backend:
     """One connection's way to the cluster. Thread-safe."""
 
-    def __init__(self, token: Token, peer_uid: int) -> None:
-        """Take the token, and the Unix user that connected."""
+    def __init__(self, token: Token, peer_uid: int, watch: Watch, later: Later) -> None:
+        """Take the token, the Unix user that connected, and who pumps the links to HSMs."""
         self.token, self._peer_uid = token, peer_uid
+        self._watch, self._later = watch, later
         self._clock = SystemClock()
         self._session: Session | None = None
         self._credential: Credential | None = None
         self._application: Application | None = None
         self._changing, self._logging_in = threading.Lock(), threading.Lock()
         self._drawing = threading.Lock()
-        self._random, self._random_at = b"", 0
+        self._random, self._random_at, self._random_next = b"", 0, b""
+        self._is_filling = False
         self.place, self._looked_at_s = 0, 0.0
         self.operations = self.errors = 0
         self._last_told = ("", 0.0)
@@ -91,7 +106,12 @@ class Backend:
     def _new_session(self, credential: Credential) -> Session:
         token = self.token
         balancer = Balancer(
-            token.cluster, token.anchor, token.source, self._clock, patience_s=token.patience_s
+            token.cluster,
+            token.anchor,
+            token.source,
+            self._clock,
+            patience_s=token.patience_s,
+            watch=self._watch,
         )
         session = Session(balancer, self._clock, Role.CRYPTO_USER, credential.user)
         try:
@@ -123,7 +143,7 @@ class Backend:
         """Forget the login; its session keys end with its connections."""
         with self._logging_in:
             session, self._session, self._credential = self._session, None, None
-            self._random, self._random_at = b"", 0
+            self._random, self._random_at, self._random_next = b"", 0, b""
         if session is not None:
             session.close()
 
@@ -145,6 +165,42 @@ class Backend:
         except OrchestratorError as exc:
             self._note(exc)
             raise cryptoki_error(exc, **special) from exc
+
+    def use(self, use: Use) -> bytes:
+        """Wait for a use of a key; return the data that an HSM gave."""
+        return self.call(lambda s: s.use(use.ref, use.build), **use.special)
+
+    def begin(self, use: Use, on_reply: OnReply) -> Channel | None:
+        """Begin a use of a key; None where that may have to wait, which `use` then does."""
+        session = self._session
+        return None if session is None else session.begin_use(use.ref, use.build, on_reply)
+
+    def judge(self, use: Use, reply: Reply | None) -> bytes | None:
+        """Return the data that an HSM gave; None where another may do better, which `use` tries.
+
+        Raises:
+            CryptokiError: a refusal that holds.
+        """
+        if isinstance(reply, Data):
+            self.operations += 1
+            return reply.data
+        if not isinstance(reply, Refusal) or reply.retryable or reply.code in _NOT_FINAL:
+            return None
+        self.operations += 1
+        try:
+            raise_refusal(reply)
+        except OrchestratorError as exc:
+            self._note(exc)
+            raise cryptoki_error(exc, **use.special) from exc
+
+    def give_up_late(self) -> None:
+        """Have what was begun, and is not answered for too long, done by another HSM."""
+        if (session := self._session) is not None:
+            session.balancer.give_up_late()
+
+    def has_to_look(self) -> bool:
+        """Tell whether `look` has to ask an HSM."""
+        return self._session is not None and self._clock.monotonic_s() >= self._looked_at_s + LOOK_S
 
     def look(self) -> int:
         """Return how far the ledger is, as an HSM has told it at most `LOOK_S` ago.
@@ -257,15 +313,38 @@ class Backend:
                 count -= size
             return b"".join(pieces)
         with self._drawing:
-            at = self._random_at
-            if at + count > len(self._random):
-                size = min(2 * len(self._random) or RANDOM_FIRST_BYTES, RANDOM_REQUEST_BYTES)
-                self._random = self.call(lambda session: session.random(size))
-                at = 0
-            elif self._session is None:
+            if self._session is None:
                 raise CryptokiError(CKR.USER_NOT_LOGGED_IN)
-            self._random_at = at + count
-            return self._random[at : at + count]
+            if self._random_at + count > len(self._random):
+                fresh, self._random_next = self._random_next, b""
+                self._random, self._random_at = fresh or self._draw(), 0
+            start = self._random_at
+            self._random_at = end = start + count
+            if 2 * end > len(self._random) and not (self._random_next or self._is_filling):
+                self._is_filling = True
+                self._later(self._fill)
+            return self._random[start:end]
+
+    def has_random(self, count: int) -> bool:
+        """Tell whether `random` asks no HSM."""
+        left = len(self._random) - self._random_at
+        return self._session is None or count <= max(left, len(self._random_next))
+
+    def _draw(self) -> bytes:
+        size = min(2 * len(self._random) or RANDOM_FIRST_BYTES, RANDOM_REQUEST_BYTES)
+        return self.call(lambda session: session.random(size))
+
+    def _fill(self) -> None:
+        """Draw before the pool is empty; who comes too early draws for itself."""
+        session = self._session
+        try:
+            drawn = self._draw()
+        except CryptokiError:
+            drawn = b""
+        with self._drawing:
+            self._is_filling = False
+            if self._session is session:
+                self._random_next = drawn
 
     def close(self) -> None:
         """End everything."""

@@ -12,7 +12,6 @@ from typing import Final
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from orchestrator.client.session import Session
 from orchestrator.gateway.attributes import load_public
 from orchestrator.gateway.cryptoki import CKM, CKR, CryptokiError
 from orchestrator.gateway.rpc.mechanisms import (
@@ -24,7 +23,7 @@ from orchestrator.gateway.rpc.mechanisms import (
 from orchestrator.gateway.worker.backend import Backend
 from orchestrator.gateway.worker.failures import cryptoki_error
 from orchestrator.gateway.worker.hashes import BY_MECHANISM, BY_MGF
-from orchestrator.gateway.worker.operation import JOURNAL_BYTES_MAX, Journal, Operation
+from orchestrator.gateway.worker.operation import JOURNAL_BYTES_MAX, Journal, Operation, Use
 from orchestrator.model.errors import OrchestratorError
 from orchestrator.model.fips import check_decryption
 from orchestrator.model.key_spec import (
@@ -38,6 +37,7 @@ from orchestrator.model.key_spec import (
     KeyType,
 )
 from orchestrator.model.keys import Key
+from orchestrator.wire import messages as m
 
 _BLOCK: Final = AES_BLOCK_BYTES
 _PIECE_BYTES: Final = JOURNAL_BYTES_MAX // _BLOCK * _BLOCK
@@ -104,6 +104,13 @@ def oaep(given: OaepParameter, backend: Backend) -> HashFunction:
     return hash_function
 
 
+_ERRORS: Final = {
+    "not_found": CKR.KEY_HANDLE_INVALID,
+    "usage": CKR.DATA_LEN_RANGE,
+    "key_type": CKR.KEY_TYPE_INCONSISTENT,
+}
+
+
 class _Request:
     """One self-contained request to whichever HSM."""
 
@@ -116,18 +123,15 @@ class _Request:
             return CryptokiError(CKR.ENCRYPTED_DATA_LEN_RANGE)
         return CryptokiError(CKR.DATA_LEN_RANGE)
 
-    def __call__(self, mechanism: CipherMechanism, data: bytes) -> bytes:
-        def send(session: Session) -> bytes:
-            if self.is_decrypt:
-                return session.decrypt(self._ref, data, mechanism=mechanism)
-            return session.encrypt(self._ref, data, mechanism=mechanism)
+    def use(self, mechanism: CipherMechanism, data: bytes) -> Use:
+        """Return the use of the key."""
+        ref, request = self._ref, m.Decrypt if self.is_decrypt else m.Encrypt
+        mechanism = mechanism.check()
+        return Use(ref, lambda t, seen: request(t, seen, ref, mechanism, data), _ERRORS)
 
-        return self._backend.call(
-            send,
-            not_found=CKR.KEY_HANDLE_INVALID,
-            usage=CKR.DATA_LEN_RANGE,
-            key_type=CKR.KEY_TYPE_INCONSISTENT,
-        )
+    def __call__(self, mechanism: CipherMechanism, data: bytes) -> bytes:
+        """Wait for the use of the key."""
+        return self._backend.use(self.use(mechanism, data))
 
 
 class Ecb(Operation):
@@ -264,6 +268,8 @@ class Gcm(Operation):
     nonce before the ciphertext; decryption takes it there, or as parameter.
     """
 
+    waits = False
+
     def __init__(self, request: _Request, given: GcmParameter) -> None:
         iv = given.iv
         if not request.is_decrypt and iv == bytes(GCM_NONCE_BYTES):
@@ -292,13 +298,15 @@ class Gcm(Operation):
         self._journal.add(data)
         return b""
 
-    def finish(self, data: bytes) -> bytes:
+    def finish(self, data: bytes) -> Use:
         """Send all."""
-        return self._request(self._mechanism, self._journal.whole(data))
+        return self._request.use(self._mechanism, self._journal.whole(data))
 
 
 class RsaDecrypt(Operation):
     """RSA in an HSM: OAEP, or PKCS#1 v1.5 where no hash is given."""
+
+    waits = False
 
     def __init__(self, request: _Request, key: Key, hash_function: HashFunction | None) -> None:
         self._request, self._key = request, key
@@ -319,16 +327,18 @@ class RsaDecrypt(Operation):
         self._journal.add(data)
         return b""
 
-    def finish(self, data: bytes) -> bytes:
+    def finish(self, data: bytes) -> Use:
         """Decrypt."""
         whole = self._journal.whole(data)
         if len(whole) != self._key.spec.bits // 8:
             raise CryptokiError(CKR.ENCRYPTED_DATA_LEN_RANGE)
-        return self._request(self._mechanism, whole)
+        return self._request.use(self._mechanism, whole)
 
 
 class RsaEncrypt(Operation):
     """RSA with the public half, which needs no HSM: OAEP, or PKCS#1 v1.5 where no hash is given."""
+
+    waits = False
 
     def __init__(self, key: Key, hash_function: HashFunction | None) -> None:
         public = load_public(key.public)

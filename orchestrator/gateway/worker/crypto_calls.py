@@ -6,13 +6,16 @@ not fit leaves the operation as it was.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from orchestrator.gateway.cryptoki import CKR, CryptokiError
 from orchestrator.gateway.rpc.mechanisms import Mechanism
 from orchestrator.gateway.rpc.values import NULL_LENGTH, pack_bytes, pack_needed
 from orchestrator.gateway.worker import ciphers, signing
 from orchestrator.gateway.worker.application import Application, Kind, P11Session
 from orchestrator.gateway.worker.hashes import Digest
-from orchestrator.gateway.worker.operation import Operation
+from orchestrator.gateway.worker.operation import Operation, Use
 from orchestrator.model.key_spec import AES_BLOCK_BYTES
 from orchestrator.model.keys import Key
 
@@ -93,16 +96,33 @@ def _needed(operation: Operation, more: int, room: int) -> bytes | None:
     return pack_needed(needed) if needed > room else None
 
 
-def _finish(session: P11Session, kind: Kind, data: bytes, room: int) -> bytes:
+def _finish(session: P11Session, kind: Kind, data: bytes, room: int) -> bytes | Use:
     """Carry out an operation in one step, or end one that was fed in parts."""
     operation = session.active(kind)
     if (answer := _needed(operation, len(data), room)) is not None:
         return answer
     del session.operations[kind]  # whatever comes of it, it is over
     result = operation.finish(data)
+    if isinstance(result, Use):
+        result.then = partial(_result, session, kind, room)
+        return result
+    return _result(session, kind, room, result)
+
+
+def _result(session: P11Session, kind: Kind, room: int, result: bytes) -> bytes:
     if not result and room in {0, NULL_LENGTH}:
         session.finished = kind
     return pack_bytes(result)
+
+
+def waits(kind: Kind) -> Callable[..., bool]:
+    """Return what tells whether a call about this operation may have to wait for an HSM."""
+
+    def may_wait(_: Application, session: P11Session, *_args: object) -> bool:
+        operation = session.operations.get(kind)
+        return operation is not None and operation.waits
+
+    return may_wait
 
 
 class OneStep:
@@ -111,7 +131,9 @@ class OneStep:
     def __init__(self, kind: Kind) -> None:
         self._kind = kind
 
-    def __call__(self, _: Application, session: P11Session, data: bytes | None, room: int) -> bytes:
+    def __call__(
+        self, _: Application, session: P11Session, data: bytes | None, room: int
+    ) -> bytes | Use:
         """Answer."""
         return _finish(session, self._kind, data or b"", room)
 
@@ -122,7 +144,7 @@ class Final:
     def __init__(self, kind: Kind) -> None:
         self._kind = kind
 
-    def __call__(self, _: Application, session: P11Session, room: int) -> bytes:
+    def __call__(self, _: Application, session: P11Session, room: int) -> bytes | Use:
         """Answer."""
         if session.finished is self._kind and self._kind not in session.operations:
             session.finished = None  # who was only asking for a length asks once more

@@ -13,10 +13,12 @@ from orchestrator.gateway.worker import key_calls as keys
 from orchestrator.gateway.worker import object_calls as objects
 from orchestrator.gateway.worker import wrap_calls as wrapping
 from orchestrator.gateway.worker.application import Application, Kind, P11Session
+from orchestrator.gateway.worker.operation import Use
 
-Handler = Callable[..., bytes]
+Handler = Callable[..., bytes | Use]
+Waits = Callable[..., bool]
 
-# These answer from memory; all others may ask an HSM.
+# These answer from memory, or tell the one use of a key that gives the answer.
 _QUICK: Final[Mapping[str, Handler]] = {
     "C_Initialize": general.initialize,
     "C_GetInfo": general.info,
@@ -41,6 +43,8 @@ _QUICK: Final[Mapping[str, Handler]] = {
     "C_DigestFinal": crypto.Final(Kind.DIGEST),
     "C_SignInit": crypto.sign_init,
     "C_SignUpdate": crypto.Absorb(Kind.SIGN),
+    "C_Sign": crypto.OneStep(Kind.SIGN),
+    "C_SignFinal": crypto.Final(Kind.SIGN),
     "C_VerifyInit": crypto.verify_init,
     "C_VerifyUpdate": crypto.Absorb(Kind.VERIFY),
 }
@@ -55,16 +59,7 @@ _SLOW: Final[Mapping[str, Handler]] = {
     "C_CopyObject": objects.copy,
     "C_SetAttributeValue": objects.set_attributes,
     "C_DestroyObject": objects.destroy,
-    "C_GetAttributeValue": objects.attribute_values,
     "C_FindObjectsInit": objects.find_init,
-    "C_Encrypt": crypto.OneStep(Kind.ENCRYPT),
-    "C_EncryptUpdate": crypto.Update(Kind.ENCRYPT),
-    "C_EncryptFinal": crypto.Final(Kind.ENCRYPT),
-    "C_Decrypt": crypto.OneStep(Kind.DECRYPT),
-    "C_DecryptUpdate": crypto.Update(Kind.DECRYPT),
-    "C_DecryptFinal": crypto.Final(Kind.DECRYPT),
-    "C_Sign": crypto.OneStep(Kind.SIGN),
-    "C_SignFinal": crypto.Final(Kind.SIGN),
     "C_Verify": crypto.verify,
     "C_VerifyFinal": crypto.verify_final,
     "C_GenerateKey": keys.generate_key,
@@ -72,22 +67,39 @@ _SLOW: Final[Mapping[str, Handler]] = {
     "C_WrapKey": wrapping.wrap,
     "C_UnwrapKey": wrapping.unwrap,
     "C_DeriveKey": keys.derive_key,
-    "C_GenerateRandom": crypto.random,
 }
-_HANDLERS: Final[Mapping[int, tuple[Handler | None, bool, bool]]] = {
-    call.id: (
-        _QUICK.get(call.name) or _SLOW.get(call.name),
-        call.name in _SLOW,
-        call.has_session(),
-    )
-    for call in CALLS.values()
+# With these it depends on what is at hand.
+_AT_TIMES: Final[Mapping[str, tuple[Handler, Waits]]] = {
+    "C_GetAttributeValue": (objects.attribute_values, objects.waits),
+    "C_GenerateRandom": (crypto.random, lambda app, _, room: not app.backend.has_random(room)),
+    "C_Encrypt": (crypto.OneStep(Kind.ENCRYPT), crypto.waits(Kind.ENCRYPT)),
+    "C_EncryptUpdate": (crypto.Update(Kind.ENCRYPT), crypto.waits(Kind.ENCRYPT)),
+    "C_EncryptFinal": (crypto.Final(Kind.ENCRYPT), crypto.waits(Kind.ENCRYPT)),
+    "C_Decrypt": (crypto.OneStep(Kind.DECRYPT), crypto.waits(Kind.DECRYPT)),
+    "C_DecryptUpdate": (crypto.Update(Kind.DECRYPT), crypto.waits(Kind.DECRYPT)),
+    "C_DecryptFinal": (crypto.Final(Kind.DECRYPT), crypto.waits(Kind.DECRYPT)),
+}
+
+
+def _always(*_: object) -> bool:
+    return True
+
+
+def _how(name: str) -> tuple[Handler | None, Waits | None]:
+    if name in _SLOW:
+        return _SLOW[name], _always
+    return _AT_TIMES.get(name, (_QUICK.get(name), None))
+
+
+_HANDLERS: Final[Mapping[int, tuple[Handler | None, Waits | None, bool]]] = {
+    call.id: (*_how(call.name), call.has_session()) for call in CALLS.values()
 }
 
 
 class Task:
     """A decoded call, ready to be carried out; `session` is None for calls about no session."""
 
-    __slots__ = ("_arguments", "_handler", "call", "is_slow", "session")
+    __slots__ = ("_arguments", "_handler", "_waits", "call", "session")
 
     def __init__(self, app: Application, body: bytes) -> None:
         """Decode.
@@ -99,7 +111,7 @@ class Task:
         """
         self.call: Call
         self.call, values = decode(body, app.offered)
-        self._handler, self.is_slow, by_session = _HANDLERS[self.call.id]
+        self._handler, self._waits, by_session = _HANDLERS[self.call.id]
         if not app.is_initialized and self._handler is not general.initialize:
             raise CryptokiError(CKR.CRYPTOKI_NOT_INITIALIZED)
         self.session: P11Session | None = None
@@ -107,8 +119,17 @@ class Task:
             self.session = values[0] = app.session(values[0])
         self._arguments: list[Any] = values
 
-    def run(self, app: Application) -> bytes:
-        """Carry the call out and return the answer's body."""
+    def waits(self, app: Application) -> bool:
+        """Tell whether `run` may have to wait for an HSM."""
+        return self._waits is not None and self._waits(app, *self._arguments)
+
+    def run(self, app: Application) -> bytes | Use:
+        """Carry the call out and return the answer's body, or the use of a key that gives it."""
         if self._handler is None:
             raise CryptokiError(CKR.FUNCTION_NOT_SUPPORTED)
-        return self.call.answer_head + self._handler(app, *self._arguments)
+        made = self._handler(app, *self._arguments)
+        return made if isinstance(made, Use) else self.call.answer_head + made
+
+    def end(self, use: Use, data: bytes) -> bytes:
+        """Return the answer's body, of the data that an HSM gave for the use."""
+        return self.call.answer_head + use.answer(data)

@@ -29,6 +29,8 @@ BY_MGF: Final[Mapping[int, HashFunction]] = {  # CKG_MGF1_*
 class Digest(Operation):
     """C_Digest*: no key, so no HSM."""
 
+    waits = False
+
     def __init__(self, mechanism: int) -> None:
         if (hash_function := BY_MECHANISM.get(mechanism)) is None:
             raise CryptokiError(CKR.MECHANISM_INVALID)

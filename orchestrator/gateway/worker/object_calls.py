@@ -84,6 +84,11 @@ def _all_keys(app: Application, wanted: KeyFilter) -> list[Key]:
             return keys
 
 
+def waits(app: Application, _: P11Session, __: object, handle: int) -> bool:
+    """Tell whether C_GetAttributeValue has to ask an HSM."""
+    return not app.is_at_hand(handle)
+
+
 def find(_: Application, session: P11Session, room: int) -> bytes:
     """C_FindObjects."""
     if session.found is None:

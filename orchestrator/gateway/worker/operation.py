@@ -7,12 +7,37 @@ fails in between loses nothing: what was gathered is the journal, and it is boun
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Final
 
 from orchestrator.gateway.cryptoki import CKR, CryptokiError
-from orchestrator.wire.messages import PLAINTEXT_BYTES_MAX
+from orchestrator.wire.messages import PLAINTEXT_BYTES_MAX, Request
 
 JOURNAL_BYTES_MAX: Final = PLAINTEXT_BYTES_MAX
+
+
+@dataclass(slots=True, eq=False)
+class Use:
+    """A use of a key that is one request: any HSM can answer it, or the one where the key lives.
+
+    Attributes:
+        ref: the key.
+        build: makes the request, of a ticket and the place in the ledger that was heard of.
+        special: as in `cryptoki_error`.
+        size: how much of the reply's data is the result; None for all of it.
+        then: makes the call's answer of the result.
+    """
+
+    ref: int
+    build: Callable[[bytes, int], Request]
+    special: Mapping[str, CKR]
+    size: int | None = None
+    then: Callable[[bytes], bytes] = bytes
+
+    def answer(self, data: bytes) -> bytes:
+        """Return the call's answer."""
+        return self.then(data[: self.size])
 
 
 class Operation(ABC):
@@ -20,6 +45,9 @@ class Operation(ABC):
 
     Its input comes by `update`, or at once to the `finish` or `check` of its kind.
     """
+
+    waits: ClassVar[bool] = True
+    """Whether `update` or `finish` may have to wait for an HSM."""
 
     @abstractmethod
     def needed(self, more: int) -> int:
@@ -34,8 +62,8 @@ class Operation(ABC):
         """Take input; return what is ready."""
 
     @abstractmethod
-    def finish(self, data: bytes) -> bytes:
-        """Take the last input and return the rest of the result."""
+    def finish(self, data: bytes) -> bytes | Use:
+        """Take the last input and return the rest of the result, or the use that gives it."""
 
     def check(self, data: bytes, shown: bytes) -> None:  # noqa: ARG002  # the others' signature
         """Compare a signature or MAC over all input; only operations that verify do."""

@@ -15,7 +15,7 @@ from orchestrator.gateway.worker.hashes import (
     BY_MECHANISM,
     BY_MGF,
 )
-from orchestrator.gateway.worker.operation import Journal, Operation
+from orchestrator.gateway.worker.operation import Journal, Operation, Use
 from orchestrator.model.errors import OrchestratorError
 from orchestrator.model.key_spec import (
     HashFunction,
@@ -27,6 +27,7 @@ from orchestrator.model.key_spec import (
     coordinate_bytes,
 )
 from orchestrator.model.keys import Key
+from orchestrator.wire import messages as m
 
 _H: Final = HashFunction
 SIGNATURES: Final[Mapping[int, tuple[SignScheme, HashFunction | None]]] = {
@@ -90,8 +91,8 @@ def operation(backend: Backend, mechanism: Mechanism, key: Key, *, verify: bool)
         hash_function, salt = _pss(mechanism, hash_function)
     asked = SignMechanism(scheme, hash_function, salt)
     if signature[1] is None:
-        return SignatureOfDigest(backend, key, asked)
-    return SignatureOfData(backend, key, asked)
+        return SignatureOfDigest(key, asked)
+    return SignatureOfData(key, asked)
 
 
 def _cut(mac: MacMechanism, mechanism: Mechanism) -> int:
@@ -133,8 +134,10 @@ def signature_bytes(key: Key) -> int:
 class SignatureOfData(Operation):
     """Hashed here as it comes: only the digest is sent."""
 
-    def __init__(self, backend: Backend, key: Key, mechanism: SignMechanism) -> None:
-        self._backend, self._key, self._mechanism = backend, key, mechanism
+    waits = False
+
+    def __init__(self, key: Key, mechanism: SignMechanism) -> None:
+        self._key, self._mechanism = key, mechanism
         self._state = hashlib.new(mechanism.hash or "")
 
     def needed(self, more: int) -> int:  # noqa: ARG002  # the Protocol's
@@ -146,10 +149,10 @@ class SignatureOfData(Operation):
         self._state.update(data)
         return b""
 
-    def finish(self, data: bytes) -> bytes:
+    def finish(self, data: bytes) -> Use:
         """Sign."""
         self._state.update(data)
-        return _sign(self._backend, self._key, self._mechanism, self._state.digest())
+        return _sign(self._key, self._mechanism, self._state.digest())
 
     def check(self, data: bytes, shown: bytes) -> None:
         """Verify."""
@@ -160,8 +163,10 @@ class SignatureOfData(Operation):
 class SignatureOfDigest(Operation):
     """The application has hashed: PSS and ECDSA take a digest, RSA what shall be padded."""
 
-    def __init__(self, backend: Backend, key: Key, mechanism: SignMechanism) -> None:
-        self._backend, self._key, self._mechanism = backend, key, mechanism
+    waits = False
+
+    def __init__(self, key: Key, mechanism: SignMechanism) -> None:
+        self._key, self._mechanism = key, mechanism
         self._journal = Journal()
 
     def needed(self, more: int) -> int:  # noqa: ARG002  # the Protocol's
@@ -173,10 +178,10 @@ class SignatureOfDigest(Operation):
         self._journal.add(data)
         return b""
 
-    def finish(self, data: bytes) -> bytes:
+    def finish(self, data: bytes) -> Use:
         """Sign."""
         data = self._journal.whole(data)
-        return _sign(self._backend, self._key, self._checked(data), data)
+        return _sign(self._key, self._checked(data), data)
 
     def check(self, data: bytes, shown: bytes) -> None:
         """Verify."""
@@ -194,6 +199,8 @@ class SignatureOfDigest(Operation):
 class MacOperation(Operation):
     """HMAC and CMAC: the whole message goes to an HSM at once."""
 
+    waits = False
+
     def __init__(self, backend: Backend, key: Key, mechanism: MacMechanism, size: int) -> None:
         self._backend, self._key, self._mechanism, self._size = backend, key, mechanism, size
         self._journal = Journal()
@@ -207,12 +214,14 @@ class MacOperation(Operation):
         self._journal.add(data)
         return b""
 
-    def finish(self, data: bytes) -> bytes:
+    def finish(self, data: bytes) -> Use:
         """Make the MAC."""
-        whole, ref = self._journal.whole(data), self._key.ref
-        return self._backend.call(
-            lambda s: s.mac(ref, self._mechanism, whole, self._size),
-            not_found=CKR.KEY_HANDLE_INVALID,
+        whole, ref, mechanism = self._journal.whole(data), self._key.ref, self._mechanism
+        return Use(
+            ref,
+            lambda ticket, seen: m.Mac(ticket, seen, ref, mechanism, whole),
+            {"not_found": CKR.KEY_HANDLE_INVALID},
+            self._size,
         )
 
     def check(self, data: bytes, shown: bytes) -> None:
@@ -226,12 +235,15 @@ class MacOperation(Operation):
         )
 
 
-def _sign(backend: Backend, key: Key, mechanism: SignMechanism, digest: bytes) -> bytes:
-    return backend.call(
-        lambda s: s.sign(key.ref, mechanism, digest),
-        not_found=CKR.KEY_HANDLE_INVALID,
-        usage=CKR.MECHANISM_PARAM_INVALID,
-    )
+_SIGN_ERRORS: Final = {
+    "not_found": CKR.KEY_HANDLE_INVALID,
+    "usage": CKR.MECHANISM_PARAM_INVALID,
+}
+
+
+def _sign(key: Key, mechanism: SignMechanism, digest: bytes) -> Use:
+    ref = key.ref
+    return Use(ref, lambda ticket, seen: m.Sign(ticket, seen, ref, mechanism, digest), _SIGN_ERRORS)
 
 
 def _verify(key: Key, mechanism: SignMechanism, digest: bytes, shown: bytes) -> None:

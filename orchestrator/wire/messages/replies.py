@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import msgspec
 
 from orchestrator.model.entries import Credential, Entry, Record, SignedJoinRequest
@@ -292,7 +294,7 @@ def refusal_of(error: OrchestratorError) -> Refusal:
     return Refusal(error.code, str(error), error.exit_status, error.retryable)
 
 
-def raise_refusal(refusal: Refusal) -> None:
+def raise_refusal(refusal: Refusal) -> NoReturn:
     """Raise a reply that is an error."""
     raise RemoteError(
         refusal.code,
