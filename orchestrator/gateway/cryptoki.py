@@ -85,7 +85,7 @@ class CryptokiError(Exception):
 
     def __init__(self, rv: CKR, reason: str = "") -> None:
         super().__init__(f"CKR_{rv.name}" + (f": {reason}" if reason else ""))
-        self.rv = rv
+        self.rv, self.reason = rv, reason
 
 
 @unique

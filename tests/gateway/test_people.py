@@ -146,7 +146,7 @@ def test_a_second_factor_is_asked_for_and_a_lent_log_in_serves(
         enrolment = changes.factors.enrolment(eve.name, eve.role).signed(eve.sign)
         changes.factors.set(eve.name, eve.role, PASSWORD, eve.public, enrolment)
     assert "CKR_PIN_INCORRECT" in gateway.tool("--pin", "eve:password-1", "-O", status=1)
-    assert "eve: " in gateway.log.read_text()
+    assert "crypto-user eve logs in with a second factor" in gateway.log.read_text()
     assert "an application needs a login ticket" in gateway.log.read_text()
     factor = site.plane.mfa_challenges(site.cluster, eve.role, eve.name).signed(eve.sign)
     ticket = tmp_path / "app.ticket"

@@ -127,7 +127,11 @@ class Task:
         """Carry the call out and return the answer's body, or the use of a key that gives it."""
         if self._handler is None:
             raise CryptokiError(CKR.FUNCTION_NOT_SUPPORTED)
-        made = self._handler(app, *self._arguments)
+        try:
+            made = self._handler(app, *self._arguments)
+        except CryptokiError as exc:
+            app.backend.complaints.explain(app.backend.user, self.call.name, exc)
+            raise
         return made if isinstance(made, Use) else self.call.answer_head + made
 
     def end(self, use: Use, data: bytes) -> bytes:
