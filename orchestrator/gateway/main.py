@@ -15,7 +15,6 @@ from orchestrator.gateway.peers import PeerRules, group_id
 from orchestrator.gateway.report import GatewayReport, read_status, status_path
 from orchestrator.gateway.token import Token
 from orchestrator.model.profile import FirmwareProfile
-from orchestrator.wire.streams import listen
 from orchestrator.wire.system_clock import SystemClock
 
 __all__ = ["Settings", "read_status", "run"]
@@ -73,7 +72,7 @@ def run(
     sock = passed or endpoint.open_socket(path, group)
     if passed is not None:
         path = Path(os.fsdecode(passed.getsockname()))
-    status = listen(status_path(path))
+    status = endpoint.listen_at(status_path(path))
     limits = settings.workers, settings.clients_per_user
     listener = Listener(token, sock, status, path, rules, SystemClock(), *limits)
     on_ready(path)

@@ -10,7 +10,6 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from orchestrator.gateway.worker.main import WORKER_BYTES_MAX
 from orchestrator.lab import lab
 from tests.gateway import wire as w
 from tests.gateway.lab import PIN, RunningGateway, Site
+from tests.gateway.unix_users import as_user
 from tests.interop import sources
 from tests.lab.harness import eventually, processes_of
 
@@ -229,16 +229,6 @@ def test_a_client_beyond_the_limit_waits_for_a_place(site: Site, place: Path) ->
     second.settimeout(20)
     assert second.recv(1) == b"\0"
     gateway.stop()
-
-
-@contextmanager
-def as_user(uid: int) -> Iterator[None]:
-    """What connects here is of another Unix user, as the kernel tells it."""
-    os.seteuid(uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become other users")
