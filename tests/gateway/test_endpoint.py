@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.gateway import endpoint
-from orchestrator.model.errors import RefusedError
+from orchestrator.gateway.report import read_status, status_path
+from orchestrator.model.errors import RefusedError, UnavailableError
 from tests.gateway.unix_users import as_user
 
 OTHER = 65533
@@ -73,6 +74,15 @@ def test_who_is_no_member_of_a_group_opens_nothing_to_it(place: Path) -> None:
         for path in (place / "s", place / "made" / "s"):
             assert f"uid {OTHER} is no member of group 12345" in refusal(path, 12345)
     assert list(place.iterdir()) == []
+
+
+@only_root
+def test_the_status_of_another_users_gateway_is_his(place: Path) -> None:
+    with pytest.raises(UnavailableError, match="`cloister gateway run`"):
+        read_status(place / "s")
+    refused = pytest.raises(UnavailableError, match="is another user's")
+    with endpoint.listen_at(status_path(place / "s")), as_user(OTHER), refused:
+        read_status(place / "s")
 
 
 @only_root
