@@ -57,6 +57,8 @@ def request(
 
     Example:
       cloister quorum request --token t.json -- user create --username bob --role crypto-user
+      cloister quorum request --token t.json -- crypto sign ecdsa --key-reference 0x… \
+          --hash-function sha256 --data-path contract.pdf
     """
     from orchestrator.cli.quorum_request import draft
 

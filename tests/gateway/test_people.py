@@ -55,8 +55,10 @@ def cloister(site: Site, who: str, *words: str, status: int = 0) -> Any:
     """Run a command as `role/user`; return what it says as JSON, or its refusal."""
     role, _, name = who.partition("/")
     login = {"CLOUDHSM_ROLE": role, "CLOUDHSM_PIN": f"{name}:{PASSWORD.decode()}"}
+    end = words.index("--") if "--" in words else len(words)
+    words = (*words[:end], "--output", "json", *words[end:])
     done = subprocess.run(
-        [sys.executable, "-m", "orchestrator", *words, "--output", "json"],
+        [sys.executable, "-m", "orchestrator", *words],
         input=PASSWORD,
         capture_output=True,
         timeout=60,
@@ -77,64 +79,100 @@ def person(site: Site, name: str) -> Person:
     return made
 
 
-def test_a_guarded_key_signs_what_was_approved_until_that_is_over(
-    site: Site, gateway: RunningGateway, tmp_path: Path
-) -> None:
-    people = [person(site, name) for name in ("cu", "dee")]
-    cloister(site, "admin/admin", "quorum", "set-policy", "--approved", str(APPROVED_S))
-    labels = ("--public-label", "guarded", "--private-label", "guarded", "--curve", "secp256r1")
-    quorum = ("--share-crypto-users", "dee", "--use-private-key-quorum-value", "2")
-    halves = ("--public-attributes", "verify=true", "--private-attributes", "sign=true")
-    pair = ("key", "generate-asymmetric-pair", "ec")
-    cloister(site, "crypto-user/cu", *pair, *labels, *quorum, *halves)
-    wanted = ("--key-filter", "attr.label=guarded", "attr.class=private-key")
-    [key] = cloister(site, "crypto-user/cu", "key", "list", "--filter", *wanted[1:])["matched_keys"]
-    contract, other, signature, public, token, raw = (
-        tmp_path / name for name in ("contract", "other", "signature", "public", "t.json", "raw")
-    )
-    for path in (contract, other):
-        path.write_bytes(hashlib.sha256(path.name.encode()).digest())
+class Desk:
+    """`cu`'s key `guarded`, whose use `cu` and `dee` must both approve, and papers to sign."""
 
-    def sign(digest: Path, status: int | None = 0) -> str:
-        words = ("--sign", "-m", "ECDSA", "-f", "openssl", "--label", "guarded")
-        return gateway.tool(*words, "-i", str(digest), "-o", str(signature), status=status)
+    def __init__(self, site: Site, gateway: RunningGateway, directory: Path) -> None:
+        self.site, self.gateway, self.directory = site, gateway, directory
+        self.people = [person(site, name) for name in ("cu", "dee")]
+        cloister(site, "admin/admin", "quorum", "set-policy", "--approved", str(APPROVED_S))
+        labels = ("--public-label", "guarded", "--private-label", "guarded", "--curve", "secp256r1")
+        quorum = ("--share-crypto-users", "dee", "--use-private-key-quorum-value", "2")
+        halves = ("--public-attributes", "verify=true", "--private-attributes", "sign=true")
+        self.cu("key", "generate-asymmetric-pair", "ec", *labels, *quorum, *halves)
+        self.filter = ("attr.label=guarded", "attr.class=private-key")
+        [key] = self.cu("key", "list", "--filter", *self.filter)["matched_keys"]
+        self.reference = ("--key-reference", key["key_reference"])
+        self.signature = directory / "signature"
 
-    def is_rejected(digest: Path) -> bool:
-        return REJECTED in sign(digest, 1)
+    def cu(self, *words: str, status: int = 0) -> Any:
+        return cloister(self.site, "crypto-user/cu", *words, status=status)
 
-    assert is_rejected(contract)
-    assert "cu: Quorum Failed; this use of the key needs approvals" in gateway.log.read_text()
-    service = ("--service", "key-usage", "--key-reference", key["key_reference"])
-    cloister(site, "crypto-user/cu", "quorum", "generate", *service, "--token", str(token))
-    command = ("crypto", "sign", "ecdsa", *wanted, "--hash-function", "sha256")
-    approved = ("--data-type", "digest", "--data-path", str(contract), "--approval", str(token))
-    for number, approver in enumerate(people):
-        assert is_rejected(contract)
-        missing = cloister(site, "crypto-user/cu", *command, *approved, status=1)
-        assert f"{number} of 2 approvals" in missing
-        document = json.loads(token.read_bytes())
+    def paper(self, name: str) -> Path:
+        """Return a digest in a file."""
+        path = self.directory / name
+        path.write_bytes(hashlib.sha256(name.encode()).digest())
+        return path
+
+    def approve(self, token: Path, approver: Person) -> None:
+        document, raw = json.loads(token.read_bytes()), self.directory / "raw"
         raw.write_bytes(approver.sign(base64.b64decode(document["token"])))
         words = ("--username", approver.name, "--signature", str(raw))
-        cloister(site, f"crypto-user/{approver.name}", "quorum", "approve", str(token), *words)
-    cloister(site, "crypto-user/cu", *command, *approved)
-    gateway.tool("--read-object", "--type", "pubkey", "--label", "guarded", "-o", str(public))
+        who = f"crypto-user/{approver.name}"
+        cloister(self.site, who, "quorum", "approve", str(token), *words)
+
+    def spend(self, token: Path, paper: Path, status: int = 0) -> Any:
+        words = ("--hash-function", "sha256", "--data-type", "digest", "--data-path", str(paper))
+        wanted = ("--key-filter", *self.filter, "--approval", str(token))
+        return self.cu("crypto", "sign", "ecdsa", *wanted, *words, status=status)
+
+    def sign(self, paper: Path, status: int | None = 0) -> str:
+        """Sign through the gateway."""
+        words = ("--sign", "-m", "ECDSA", "-f", "openssl", "--label", "guarded", "-i", str(paper))
+        return self.gateway.tool(*words, "-o", str(self.signature), status=status)
+
+    def is_rejected(self, paper: Path) -> bool:
+        return REJECTED in self.sign(paper, 1)
+
+
+@pytest.fixture(scope="module")
+def desk(site: Site, gateway: RunningGateway, tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    return Desk(site, gateway, tmp_path_factory.mktemp("desk"))
+
+
+def test_a_guarded_key_signs_what_was_approved_until_that_is_over(desk: Desk) -> None:
+    contract, other, token = desk.paper("contract"), desk.paper("other"), desk.directory / "t.json"
+    assert desk.is_rejected(contract)
+    said = desk.gateway.log.read_text()
+    assert "cu: Quorum Failed; this use of the key needs approvals" in said
+    service = ("--service", "key-usage", *desk.reference)
+    desk.cu("quorum", "generate", *service, "--token", str(token))
+    for number, approver in enumerate(desk.people):
+        assert desk.is_rejected(contract)
+        assert f"{number} of 2 approvals" in desk.spend(token, contract, 1)
+        desk.approve(token, approver)
+    desk.spend(token, contract)
+    public = desk.directory / "public"
+    words = ("--read-object", "--type", "pubkey", "--label", "guarded", "-o", str(public))
+    desk.gateway.tool(*words)
     verifier = load_der_public_key(public.read_bytes())
     assert isinstance(verifier, ec.EllipticCurvePublicKey)
     chosen = ec.ECDSA(utils.Prehashed(hashes.SHA256()))
-    for hsm in site.hsms:  # what was approved is on every HSM, and outlives each
-        lab.kill(site.home, hsm)
-        sign(contract)
-        verifier.verify(signature.read_bytes(), contract.read_bytes(), chosen)
-        lab.start(site.home, hsm)
-    assert is_rejected(other)
-    more = ("--data-type", "digest", "--data-path", str(other), "--approval", str(token))
-    spent = cloister(site, "crypto-user/cu", *command, *more, status=1)
-    assert "Quorum Failed" in spent
-    assert is_rejected(other)
+    for hsm in desk.site.hsms:  # what was approved is on every HSM, and outlives each
+        lab.kill(desk.site.home, hsm)
+        desk.sign(contract)
+        verifier.verify(desk.signature.read_bytes(), contract.read_bytes(), chosen)
+        lab.start(desk.site.home, hsm)
+    assert desk.is_rejected(other)
+    assert "Quorum Failed" in desk.spend(token, other, 1)
+    assert desk.is_rejected(other)
     deadline = time.monotonic() + APPROVED_S + 60
-    while REJECTED not in sign(contract, None):
+    while REJECTED not in desk.sign(contract, None):
         assert time.monotonic() < deadline, "what was approved has no end"
         time.sleep(2)
+
+
+def test_a_request_is_bound_to_one_signature(desk: Desk) -> None:
+    wanted, swapped, token = desk.paper("wanted"), desk.paper("swapped"), desk.directory / "b.json"
+    given = ("--hash-function", "sha256", "--data-type", "digest", "--data-path", str(wanted))
+    operation = ("crypto", "sign", "ecdsa", *desk.reference, *given)
+    desk.cu("quorum", "request", "--token", str(token), "--", *operation)
+    for approver in desk.people:
+        desk.approve(token, approver)
+    assert "the token is for `key use" in desk.spend(token, swapped, 1)
+    desk.spend(token, wanted)
+    desk.sign(wanted)
+    assert desk.is_rejected(swapped)
 
 
 def test_a_second_factor_is_asked_for_and_a_lent_log_in_serves(
