@@ -52,7 +52,7 @@ def request(
 ) -> None:
     r"""Ask others to approve one exact operation: the token is bound to it and its arguments.
 
-    Passwords and files are no part of it. Pass the file round (`quorum show`,
+    Passwords are no part of it; of a document the digest is. Pass the file round (`quorum show`,
     `quorum approve`), then run the command itself with --approval FILE.
 
     Example:
