@@ -138,8 +138,9 @@ class Listener:
             while self._wake.recv(4096):
                 pass
         with contextlib.suppress(ChildProcessError):
-            while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
-                self._forget(pid)
+            while (ended := os.waitpid(-1, os.WNOHANG))[0] != 0:
+                pid, status = ended
+                self._forget(pid, status)
                 for asking in self._asking:
                     asking.waiting.discard(pid)
         self._watch()
@@ -188,10 +189,16 @@ class Listener:
             return f"clients of this user: {count}, the limit; close some, or --clients-per-user"
         return ""
 
-    def _forget(self, pid: int) -> None:
+    def _forget(self, pid: int, status: int) -> None:
         """A worker has ended, and with it its client's place."""
         if (client := self._clients.pop(pid, None)) is not None:
             peer, _ = client
+            if os.WIFSIGNALED(status):
+                _log.warning(
+                    "the worker of uid %d (process %d) was ended by signal %d; its application "
+                    "fails until it initialises PKCS#11 again",
+                    *(peer.uid, peer.pid, os.WTERMSIG(status)),
+                )
             self._clients_of[peer.uid] -= 1
             if not self._clients_of[peer.uid]:
                 del self._clients_of[peer.uid]

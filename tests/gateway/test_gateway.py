@@ -152,6 +152,27 @@ def test_a_stopped_gateway_serves_its_clients_to_the_end(site: Site, place: Path
     client.sock.close()
 
 
+def test_a_worker_that_is_killed_is_told_and_takes_nobody_along(site: Site, place: Path) -> None:
+    gateway = RunningGateway(site, place)
+    lost, other = gateway.connect(), gateway.connect()
+
+    def workers() -> list[int]:
+        report = json.loads(gateway.cli("status", "--output", "json"))
+        return [c["worker"]["pid"] for c in report["clients"]]
+
+    os.kill(workers()[0], signal.SIGKILL)
+    with pytest.raises((ConnectionError, AssertionError)):
+        lost.open()
+    assert other.open()
+    eventually(lambda: len(workers()) == 1)
+    other.sock.close()
+    eventually(lambda: not workers())
+    [line] = [x for x in gateway.log.read_text().splitlines() if "ended by signal" in x]
+    assert f"uid {os.getuid()} (process {os.getpid()})" in line
+    assert "signal 9" in line
+    gateway.stop()
+
+
 def test_a_question_for_the_status_ends_no_worker(site: Site, place: Path) -> None:
     """Workers are asked by signal, the one that was forked just now too: it begins as this."""
     gateway = RunningGateway(site, place)
