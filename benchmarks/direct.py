@@ -19,7 +19,6 @@ from benchmarks.timing import Figures, measure
 from orchestrator.control.profiles import load_profiles
 from orchestrator.model.key_spec import HashFunction, SignMechanism, SignScheme
 from orchestrator.tokens._pkcs11_library import Library, Pin
-from orchestrator.tokens._requests import digest_info
 
 DIGEST = bytes(range(32))
 _RSA = SignMechanism(SignScheme.RSA_PKCS, HashFunction.SHA256)
@@ -40,7 +39,7 @@ def main(kind: str, threads: int, seconds: float) -> Figures:
         login = token.open(rw=True, user_pin="direct-pin")
         if kind == "rsa":
             _, key = login.generate_keypair(pkcs11.KeyType.RSA, 2048, store=True, label="key")
-            data, mechanism = digest_info(_RSA, DIGEST), pkcs11.Mechanism.RSA_PKCS
+            data, mechanism = _RSA.raw(DIGEST)[1], pkcs11.Mechanism.RSA_PKCS
         else:
             curve = {pkcs11.Attribute.EC_PARAMS: encode_named_curve_parameters("secp256r1")}
             domain = login.create_domain_parameters(pkcs11.KeyType.EC, curve, local=True)

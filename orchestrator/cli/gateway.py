@@ -52,6 +52,16 @@ def run(
     workers: Annotated[
         int, typer.Option("--workers", metavar="N", min=1, max=32768, help="Clients at a time.")
     ] = 1024,
+    clients_per_user: Annotated[
+        int,
+        typer.Option(
+            "--clients-per-user",
+            metavar="N",
+            min=1,
+            max=32768,
+            help="Of these, how many one Unix user may have; more are refused.",
+        ),
+    ] = 256,
 ) -> None:
     """Serve PKCS#11 applications until SIGTERM; who is connected then is served to the end.
 
@@ -73,6 +83,7 @@ def run(
         groups=tuple(allow_group),
         patience_s=patience,
         workers=workers,
+        clients_per_user=clients_per_user,
     )
     call.close()  # the gateway forks: it must hold no connection to the database
 

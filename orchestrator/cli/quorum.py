@@ -52,11 +52,13 @@ def request(
 ) -> None:
     r"""Ask others to approve one exact operation: the token is bound to it and its arguments.
 
-    Passwords and files are no part of it. Pass the file round (`quorum show`,
+    Passwords are no part of it; of a document the digest is. Pass the file round (`quorum show`,
     `quorum approve`), then run the command itself with --approval FILE.
 
     Example:
       cloister quorum request --token t.json -- user create --username bob --role crypto-user
+      cloister quorum request --token t.json -- crypto sign ecdsa --key-reference 0x… \
+          --hash-function sha256 --data-path contract.pdf
     """
     from orchestrator.cli.quorum_request import draft
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from orchestrator.cli import signing_input
+from orchestrator.cli.options import DataType
 from orchestrator.model import entries as e
 from orchestrator.model.errors import UsageError
 from orchestrator.model.key_filter import parse_reference
+from orchestrator.model.key_spec import HashFunction, SignScheme
 from orchestrator.model.roles import Role, parse_user_name
 from orchestrator.model.services import Service
 from orchestrator.model.state import User
@@ -98,6 +102,25 @@ def _deletion(changes: Changes, given: _Given) -> e.Change:
     return e.UserDeleted(changes.quorum.actor, given.user(), given.role(), heir)
 
 
+def _signing(changes: Changes, given: _Given) -> e.Change:
+    scheme, hash_function = given.what("SCHEME"), given.text("hash-function")
+    try:
+        chosen, hashed = SignScheme(scheme), HashFunction(hash_function)
+    except ValueError as exc:
+        raise UsageError(f"nothing is signed by {scheme} with {hash_function}") from exc
+    salt = given.number("salt-length") if given.flag("salt-length") else None
+    mechanism = signing_input.mechanism(chosen, hashed, given.options.get("mgf"), salt)
+    path, kind = given.options.get("data-path"), given.options.get("data-type")
+    digest = signing_input.digest(
+        hashed,
+        given.options.get("data"),
+        Path(path) if path is not None else None,
+        is_digest=kind == DataType.DIGEST,
+    )
+    ref = parse_reference(given.text("key-reference"))
+    return changes.quorum.use_draft("sign", ref, mechanism, digest)
+
+
 OPERATIONS: Final[Mapping[str, Build]] = {
     "user create": lambda c, g: e.UserCreated(c.quorum.actor, g.user(), g.role(), ""),
     "user delete": _deletion,
@@ -124,6 +147,7 @@ OPERATIONS: Final[Mapping[str, Build]] = {
     "key set-attribute": lambda c, g: e.KeyChanged(
         c.quorum.actor, parse_reference(g.text("key-reference")), g.text("name"), g.text("value")
     ),
+    "crypto sign": _signing,
     "hsm delete": lambda _, g: e.HsmRemoved(
         g.what("HSM"), e.Rekey(0, ()), compromised=g.flag("compromised")
     ),

@@ -75,6 +75,7 @@ class CKR(IntEnum):
     CURVE_NOT_SUPPORTED = 0x140
     BUFFER_TOO_SMALL = 0x150
     CRYPTOKI_NOT_INITIALIZED = 0x190
+    CRYPTOKI_ALREADY_INITIALIZED = 0x191
     PUBLIC_KEY_INVALID = 0x1B9
     FUNCTION_REJECTED = 0x200
 
@@ -84,7 +85,7 @@ class CryptokiError(Exception):
 
     def __init__(self, rv: CKR, reason: str = "") -> None:
         super().__init__(f"CKR_{rv.name}" + (f": {reason}" if reason else ""))
-        self.rv = rv
+        self.rv, self.reason = rv, reason
 
 
 @unique

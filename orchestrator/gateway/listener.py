@@ -14,6 +14,7 @@ import os
 import selectors
 import signal
 import socket
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +25,14 @@ import msgspec
 
 from orchestrator.client.trust import rehearse
 from orchestrator.gateway.peers import Peer, PeerRules, peer_of
+from orchestrator.gateway.refusals import Refusals
 from orchestrator.gateway.report import ClientReport, GatewayReport, WorkerReport
 from orchestrator.gateway.token import Token
 from orchestrator.gateway.worker.main import serve
 from orchestrator.model.clock import Clock
 
 WORKERS_MAX: Final = 1024
+CLIENTS_PER_USER: Final = 256
 ACCEPT_PAUSE_S: Final = 0.2
 GATHER_S: Final = 0.5
 _REPORT_BYTES_MAX: Final = 128 * 1024
@@ -58,12 +61,15 @@ class Listener:
         rules: PeerRules,
         clock: Clock,
         workers_max: int = WORKERS_MAX,
+        clients_per_user: int = CLIENTS_PER_USER,
     ) -> None:
         self._token, self._sock, self._status, self._path = token, sock, status, path
-        self._rules, self._clock, self._workers_max = rules, clock, workers_max
+        self._rules, self._clock = rules, clock
+        self._workers_max, self._clients_per_user = workers_max, clients_per_user
         self._clients: dict[int, tuple[Peer, int]] = {}
+        self._clients_of: Counter[int] = Counter()  # by Unix user
         self._asking: list[_Asking] = []
-        self._served = self._refused = 0
+        self._served, self._refusals = 0, Refusals(clock)
         self._started_at = clock.now_ms()
         self._resume_at_s: float | None = None
         self._stopping = False
@@ -132,8 +138,9 @@ class Listener:
             while self._wake.recv(4096):
                 pass
         with contextlib.suppress(ChildProcessError):
-            while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
-                self._clients.pop(pid, None)
+            while (ended := os.waitpid(-1, os.WNOHANG))[0] != 0:
+                pid, status = ended
+                self._forget(pid, status)
                 for asking in self._asking:
                     asking.waiting.discard(pid)
         self._watch()
@@ -153,12 +160,11 @@ class Listener:
             try:
                 peer = peer_of(client)
             except OSError as exc:
-                self._refused += 1
+                self._refusals.count += 1
                 _log.warning("refused a peer that cannot be told: %s", exc)
                 return
-            if not self._rules.admits(peer):
-                self._refused += 1
-                _log.warning("refused uid %d (process %d)", peer.uid, peer.pid)
+            if reason := self._reason_against(peer):
+                self._refusals.note(peer, reason)
                 return
             try:
                 pid = os.fork()
@@ -170,9 +176,32 @@ class Listener:
                 self._become_worker(client)
         self._served += 1
         self._clients[pid] = (peer, self._clock.now_ms())
+        self._clients_of[peer.uid] += 1
         if len(self._clients) >= self._workers_max:
             _log.warning("%d workers, the limit: further clients wait", len(self._clients))
         self._watch()
+
+    def _reason_against(self, peer: Peer) -> str:
+        """Return why a peer is not let in; empty when it is."""
+        if not self._rules.admits(peer):
+            return "neither --allow-user nor --allow-group names it"
+        if (count := self._clients_of[peer.uid]) >= self._clients_per_user:
+            return f"clients of this user: {count}, the limit; close some, or --clients-per-user"
+        return ""
+
+    def _forget(self, pid: int, status: int) -> None:
+        """A worker has ended, and with it its client's place."""
+        if (client := self._clients.pop(pid, None)) is not None:
+            peer, _ = client
+            if os.WIFSIGNALED(status):
+                _log.warning(
+                    "the worker of uid %d (process %d) was ended by signal %d; its application "
+                    "fails until it initialises PKCS#11 again",
+                    *(peer.uid, peer.pid, os.WTERMSIG(status)),
+                )
+            self._clients_of[peer.uid] -= 1
+            if not self._clients_of[peer.uid]:
+                del self._clients_of[peer.uid]
 
     def _pause(self) -> None:
         self._resume_at_s = self._clock.monotonic_s() + ACCEPT_PAUSE_S
@@ -231,7 +260,7 @@ class Listener:
             pid=os.getpid(),
             started_at=self._started_at,
             served=self._served,
-            refused=self._refused,
+            refused=self._refusals.count,
             clients=tuple(
                 ClientReport(
                     client_pid=peer.pid,

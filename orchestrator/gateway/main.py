@@ -10,12 +10,11 @@ from pathlib import Path
 from orchestrator.client.directory import endpoints_source, read_anchor
 from orchestrator.control.application import Application
 from orchestrator.gateway import endpoint
-from orchestrator.gateway.listener import Listener
+from orchestrator.gateway.listener import CLIENTS_PER_USER, WORKERS_MAX, Listener
 from orchestrator.gateway.peers import PeerRules, group_id
 from orchestrator.gateway.report import GatewayReport, read_status, status_path
 from orchestrator.gateway.token import Token
 from orchestrator.model.profile import FirmwareProfile
-from orchestrator.wire.streams import listen
 from orchestrator.wire.system_clock import SystemClock
 
 __all__ = ["Settings", "read_status", "run"]
@@ -32,6 +31,7 @@ class Settings:
         groups: see `users`.
         patience_s: how long a request waits when every HSM is gone.
         workers: clients at a time.
+        clients_per_user: of these, how many one Unix user may have.
     """
 
     path: Path
@@ -39,7 +39,8 @@ class Settings:
     users: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     patience_s: float = 30.0
-    workers: int = 1024
+    workers: int = WORKERS_MAX
+    clients_per_user: int = CLIENTS_PER_USER
 
 
 def run(
@@ -71,8 +72,9 @@ def run(
     sock = passed or endpoint.open_socket(path, group)
     if passed is not None:
         path = Path(os.fsdecode(passed.getsockname()))
-    status = listen(status_path(path))
-    listener = Listener(token, sock, status, path, rules, SystemClock(), settings.workers)
+    status = endpoint.listen_at(status_path(path))
+    limits = settings.workers, settings.clients_per_user
+    listener = Listener(token, sock, status, path, rules, SystemClock(), *limits)
     on_ready(path)
     listener.run()
     if passed is None:

@@ -72,9 +72,14 @@ def read_status(listens_at: Path) -> GatewayReport:
     """
     try:
         sock = dial(status_path(listens_at), STATUS_TIMEOUT_S)
+    except PermissionError as exc:
+        raise UnavailableError(
+            f"the gateway at {listens_at} is another user's; ask as that user, or as root"
+        ) from exc
     except OSError as exc:
         raise UnavailableError(
-            f"no gateway answers at {listens_at}: {exc.strerror or exc}; `cloister gateway run`"
+            f"no gateway answers at {listens_at}: {exc.strerror or exc}; give the --socket of one "
+            "that runs, or start it by `cloister gateway run`"
         ) from exc
     with sock:
         return _decode(_read_all(sock))

@@ -81,6 +81,13 @@ class SignScheme(StrEnum):
 
 
 ECDSA_DIGEST_BYTES_MAX: Final = 64
+_DIGEST_INFO: Final = {  # RFC 8017 §9.2, note 1
+    HashFunction.SHA1: bytes.fromhex("3021300906052b0e03021a05000414"),
+    HashFunction.SHA224: bytes.fromhex("302d300d06096086480165030402040500041c"),
+    HashFunction.SHA256: bytes.fromhex("3031300d060960864801650304020105000420"),
+    HashFunction.SHA384: bytes.fromhex("3041300d060960864801650304020205000430"),
+    HashFunction.SHA512: bytes.fromhex("3051300d060960864801650304020305000440"),
+}
 _PKCS1_PADDING_BYTES: Final = 11
 
 
@@ -110,6 +117,13 @@ class SignMechanism(msgspec.Struct, frozen=True, array_like=True):
         salt_max = spec.bits // 8 - expected - 2  # RFC 8017 §9.1.1 step 3
         if self.scheme is SignScheme.RSA_PSS and not 0 <= self.salt_bytes <= salt_max:
             raise UsageError(f"a PSS salt has 0 to {salt_max} bytes for this key and hash")
+
+    def raw(self, data: bytes) -> tuple[SignMechanism, bytes]:
+        """Return the raw mechanism and data of which the same signature comes; PSS has none."""
+        if self.scheme is SignScheme.RSA_PSS or self.hash is None:
+            return self, data
+        prefix = _DIGEST_INFO[self.hash] if self.scheme is SignScheme.RSA_PKCS else b""
+        return SignMechanism(self.scheme, None), prefix + data
 
     def _check_raw(self, spec: KeySpec, length: int) -> None:
         match self.scheme:

@@ -17,6 +17,7 @@ from typing import Final
 
 from orchestrator.model.entries import Record, encode_value
 from orchestrator.model.errors import MalformedError, RefusedError
+from orchestrator.model.key_spec import SignMechanism
 from orchestrator.model.roles import Role
 from orchestrator.model.services import VALUED_SERVICES, Service
 
@@ -178,7 +179,13 @@ def check_key_quorum(values: Sequence[int], associated: int) -> None:
 
 
 def use_digest(operation: str, ref: int, name: str, mechanism: object, data: bytes) -> bytes:
-    """Return what names one use of a key by crypto user `name`: all that decides the result."""
+    """Return what names one use of a key by crypto user `name`: all that decides the result.
+
+    One signature has one name, whether the HSM or who asks it makes the DigestInfo: a person
+    approves a document, and the application's library chooses between the two.
+    """
+    if isinstance(mechanism, SignMechanism):
+        mechanism, data = mechanism.raw(data)
     parts = (
         operation.encode(),
         ref.to_bytes(8, "big"),

@@ -27,7 +27,6 @@ from orchestrator.model.key_spec import (
     SignScheme,
 )
 from orchestrator.model.profile import MAC_MECHANISMS, Mechanism
-from orchestrator.tokens import _requests as requests
 from orchestrator.tokens._objects import raw
 from orchestrator.tokens._pkcs11_library import Sessions, key_on
 
@@ -55,7 +54,7 @@ def sign(sessions: Sessions, key: int, mechanism: SignMechanism, digest: bytes) 
     parameter = None
     match mechanism.scheme:
         case SignScheme.RSA_PKCS:
-            ck, digest = Ck.RSA_PKCS, requests.digest_info(mechanism, digest)
+            ck, digest = Ck.RSA_PKCS, mechanism.raw(digest)[1]
         case SignScheme.RSA_PSS:
             ck = Ck.RSA_PKCS_PSS
             ck_hash, mgf = _PSS_HASHES[mechanism.hash or HashFunction.SHA256]  # it has one: checked

@@ -36,24 +36,12 @@ CLEAR_KEY_BYTES_MAX: Final = 4096
 _BLOB_BYTES_MIN, _BLOB_BYTES_MAX = 16, 16_384
 _WHOLE_BLOCKS: Final = frozenset({CipherScheme.AES_ECB, CipherScheme.AES_CBC})
 
-_DIGEST_INFO: Final = {  # RFC 8017 §9.2, note 1
-    HashFunction.SHA1: bytes.fromhex("3021300906052b0e03021a05000414"),
-    HashFunction.SHA224: bytes.fromhex("302d300d06096086480165030402040500041c"),
-    HashFunction.SHA256: bytes.fromhex("3031300d060960864801650304020105000420"),
-    HashFunction.SHA384: bytes.fromhex("3041300d060960864801650304020205000430"),
-    HashFunction.SHA512: bytes.fromhex("3051300d060960864801650304020305000440"),
-}
 EC_CURVES: Final[dict[Curve, ec.EllipticCurve]] = {
     Curve.P256: ec.SECP256R1(),
     Curve.P384: ec.SECP384R1(),
     Curve.P521: ec.SECP521R1(),
     Curve.SECP256K1: ec.SECP256K1(),
 }
-
-
-def digest_info(mechanism: SignMechanism, digest: bytes) -> bytes:
-    """Return what PKCS#1 v1.5 pads: a DigestInfo, or what the caller has made of it."""
-    return digest if mechanism.hash is None else _DIGEST_INFO[mechanism.hash] + digest
 
 
 def check_usage(spec: KeySpec, usages: AbstractSet[Usage], usage: Usage, key_type: KeyType) -> None:

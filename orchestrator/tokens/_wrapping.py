@@ -225,7 +225,7 @@ def _rsa(session: Any, key: Any) -> tuple[KeySpec, bytes]:  # noqa: ANN401
     public = rsa.RSAPublicNumbers(exponent, modulus).public_key()
     digest = _challenge(session)
     mechanism = SignMechanism(SignScheme.RSA_PKCS, HashFunction.SHA256)
-    info = requests.digest_info(mechanism, digest)
+    info = mechanism.raw(digest)[1]
     signature = raw(key_on(session, key.handle).sign(info, mechanism=Ck.RSA_PKCS))
     try:
         public.verify(signature, digest, padding.PKCS1v15(), Prehashed(hashes.SHA256()))

@@ -32,13 +32,13 @@ from orchestrator.gateway.report import ClientReport, GatewayReport, HsmReport, 
 from orchestrator.lab.demo import Row
 from orchestrator.lab.lab import LabStatus
 from orchestrator.lab.protocol import AgentStatus
-from orchestrator.model.entries import Actor
+from orchestrator.model.entries import Actor, KeyUseApproved
 from orchestrator.model.errors import LoginFailedError
 from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.key_spec import Curve, KeyClass, KeySpec, KeyType
 from orchestrator.model.keys import Attributes, Key
 from orchestrator.model.profile import FirmwareProfile
-from orchestrator.model.quorum import ApprovalData
+from orchestrator.model.quorum import ApprovalData, use_digest
 from orchestrator.model.roles import Role
 from orchestrator.model.services import Service
 from orchestrator.sealed.token_files import (
@@ -337,6 +337,12 @@ class StandIns(Services):
                 **{name: self.note(name, CHANGE) for name in quorum},
                 actor=Actor(session.name, session.role),
                 request=self.note("request", TOKEN),
+                use_draft=lambda operation, ref, mechanism, data: KeyUseApproved(
+                    Actor(session.name, session.role),
+                    ref,
+                    operation,
+                    use_digest(operation, ref, session.name, mechanism, data),
+                ),
                 generate=self.note("generate", TOKEN),
                 registration=lambda: POSSESSION,
             ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,11 +12,19 @@ import pytest
 from orchestrator.cli.quorum_request import OPERATIONS
 from orchestrator.model import entries as e
 from orchestrator.model.guards import service_of, words_of
-from orchestrator.model.quorum import QuorumPolicy
+from orchestrator.model.key_spec import HashFunction, SignMechanism, SignScheme
+from orchestrator.model.quorum import QuorumPolicy, use_digest
 from orchestrator.model.roles import Role
 from tests.cli.conftest import ADMIN, ALICE, Run
 from tests.cli.stand_ins import TOKEN, StandIns
 
+KEY = "--key-reference 0x70000"
+SIGNED = use_digest(
+    *("sign", 0x70000, "alice", SignMechanism(SignScheme.ECDSA, HashFunction.SHA256)),
+    hashlib.sha256(b"hello").digest(),
+)
+DIGEST = base64.b64encode(hashlib.sha256(b"hello").digest()).decode()
+USE = f"key use operation=sign request={SIGNED.hex()} key-reference=0x0000000000070000"
 USER = "--username bob --role crypto-user"
 REQUESTS = {
     f"user create {USER}": "user create username=bob role=crypto-user",
@@ -53,6 +62,8 @@ REQUESTS = {
     "key set-attribute --key-reference 0x70000 --name label --value x": (
         "key set-attribute name=label value=x key-reference=0x0000000000070000"
     ),
+    f"crypto sign ecdsa {KEY} --hash-function sha256 --data aGVsbG8=": USE,
+    f"crypto sign ecdsa {KEY} --hash-function sha256 --data {DIGEST} --data-type digest": USE,
     "hsm delete hsm-b --compromised": "hsm delete hsm=hsm-b compromised=true",
     "cluster delete": "cluster delete",
 }
@@ -70,7 +81,7 @@ def test_a_request_is_bound_to_operation_and_arguments(
     words: str, run: Run, services: StandIns, tmp_path: Path
 ) -> None:
     path = tmp_path / "t.json"
-    login = ALICE if words.startswith("key ") else ADMIN
+    login = ALICE if words.startswith(("key ", "crypto ")) else ADMIN
     outcome = run(*f"quorum request --token {path} -- {words}".split(), login=login)
     assert outcome.status == 0, outcome.err
     change = requested(services)
@@ -96,6 +107,11 @@ def test_every_operation_has_an_example() -> None:
         "hsm delete",
         "hsm delete a b",
         "key delete --key-reference nothing",
+        f"crypto sign {KEY} --hash-function sha256 --data aGVsbG8=",
+        f"crypto sign ecdsa {KEY} --hash-function md5 --data aGVsbG8=",
+        f"crypto sign ecdsa {KEY} --hash-function sha256",
+        f"crypto sign ecdsa {KEY} --hash-function sha256 --data aGVsbG8= --data-type digest",
+        "crypto sign ecdsa --hash-function sha256 --data aGVsbG8=",
     ],
 )
 def test_what_no_token_is_bound_to(

@@ -60,13 +60,13 @@ class Gateway:
 
         return {m.id: (lambda m=m: dial(m)) for m in self.cluster.members}  # type: ignore[misc]
 
-    def connect(self, offered: int = 0) -> Client:
+    def connect(self, offered: int = 0, *, initialized: bool = True) -> Client:
         ours, theirs = socket.socketpair()
         connection = Connection(theirs, self.token)
         thread = threading.Thread(target=connection.run, daemon=True)
         thread.start()
         self.connections.append((connection, thread, ours))
-        return Client(ours, offered)
+        return Client(ours, offered, initialized=initialized)
 
     def close(self) -> None:
         for _, thread, ours in self.connections:

@@ -18,6 +18,8 @@ from orchestrator.gateway.worker.main import WORKER_BYTES_MAX
 from orchestrator.lab import lab
 from tests.gateway import wire as w
 from tests.gateway.lab import PIN, RunningGateway, Site
+from tests.gateway.unix_users import as_user
+from tests.interop import sources
 from tests.lab.harness import eventually, processes_of
 
 pytestmark = [pytest.mark.softhsm, pytest.mark.timeout(180)]
@@ -150,6 +152,27 @@ def test_a_stopped_gateway_serves_its_clients_to_the_end(site: Site, place: Path
     client.sock.close()
 
 
+def test_a_worker_that_is_killed_is_told_and_takes_nobody_along(site: Site, place: Path) -> None:
+    gateway = RunningGateway(site, place)
+    lost, other = gateway.connect(), gateway.connect()
+
+    def workers() -> list[int]:
+        report = json.loads(gateway.cli("status", "--output", "json"))
+        return [c["worker"]["pid"] for c in report["clients"]]
+
+    os.kill(workers()[0], signal.SIGKILL)
+    with pytest.raises((ConnectionError, AssertionError)):
+        lost.open()
+    assert other.open()
+    eventually(lambda: len(workers()) == 1)
+    other.sock.close()
+    eventually(lambda: not workers())
+    [line] = [x for x in gateway.log.read_text().splitlines() if "ended by signal" in x]
+    assert f"uid {os.getuid()} (process {os.getpid()})" in line
+    assert "signal 9" in line
+    gateway.stop()
+
+
 def test_a_question_for_the_status_ends_no_worker(site: Site, place: Path) -> None:
     """Workers are asked by signal, the one that was forked just now too: it begins as this."""
     gateway = RunningGateway(site, place)
@@ -227,6 +250,36 @@ def test_a_client_beyond_the_limit_waits_for_a_place(site: Site, place: Path) ->
     second.settimeout(20)
     assert second.recv(1) == b"\0"
     gateway.stop()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become other users")
+def test_one_user_does_not_take_the_places_of_others(site: Site) -> None:
+    with sources.directory() as work:  # one that other users can enter
+        gateway = RunningGateway(site, work / "s", "--clients-per-user", "2")
+        (work / "s").chmod(0o666)
+        with as_user(65533):
+            first, second = gateway.connect(), gateway.connect()
+            for _ in range(20):
+                assert gateway.dial().recv(1) == b""
+        with as_user(65532):
+            assert gateway.connect().open()
+        assert gateway.connect().open()  # of root
+        assert first.open()
+        assert second.open()
+        report = json.loads(gateway.cli("status", "--output", "json"))
+        assert (report["refused"], report["served"]) == (20, 4)
+        [line] = [x for x in gateway.log.read_text().splitlines() if "refused" in x]
+        assert "uid 65533" in line
+        assert "clients of this user: 2" in line
+        assert "--clients-per-user" in line
+        first.sock.close()
+        eventually(
+            lambda: len(json.loads(gateway.cli("status", "--output", "json"))["clients"]) < 4
+        )
+        with as_user(65533):
+            assert gateway.connect().open()
+            assert gateway.dial().recv(1) == b""
+        gateway.stop()
 
 
 def test_neither_idle_nor_unreading_clients_hold_up_others(gateway: RunningGateway) -> None:

@@ -107,7 +107,7 @@ def test_a_lent_login_serves_an_application_and_outlives_its_ticket(
 ) -> None:
     with refused(CKR.PIN_INCORRECT):
         login(gateway, b"eve:" + PASSWORD)
-    assert "eve: " in caplog.text
+    assert "crypto-user eve logs in with a second factor" in caplog.text
     assert "login ticket" in caplog.text
     by_path, by_content = login(gateway, lent.pin), login(gateway, lent.path.read_bytes())
     assert works(*by_path)
@@ -194,6 +194,43 @@ def test_a_ticket_of_another_unix_user_is_not_read(gateway: Gateway, lent: Lent)
     os.chown(lent.path, 12345, -1)
     with refused(CKR.PIN_INCORRECT):
         login(gateway, lent.pin)
+
+
+def test_why_nobody_can_log_in_is_said_without_what_may_be_of_a_password(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    for pin, reason in (
+        (b"thepassword", "a PIN is user:password"),
+        (b"thepass:word-1", "user, role or password is wrong; a PIN is user:password"),
+    ):
+        client = gateway.connect()
+        session = client.open()
+        for _ in range(3):  # said once: an application may try for ever
+            with refused(CKR.PIN_INCORRECT):
+                client.login(session, pin)
+        [said] = caplog.messages
+        assert reason in said
+        assert f"uid {os.getuid()}" in said
+        assert "thepass" not in said
+        caplog.clear()
+
+
+def test_why_a_template_is_refused_is_said(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    client, session = login(gateway, PIN)
+    wanted = [(0x161, 32), (0x103, 0), (1, 0)]  # CKA_VALUE_LEN, CKA_SENSITIVE, CKA_TOKEN
+    for _ in range(3):
+        with refused(CKR.TEMPLATE_INCONSISTENT):
+            client.key(session, w.mechanism(0, 0x1080), wanted)
+    with refused(CKR.TEMPLATE_INCOMPLETE):
+        client.key(session, w.mechanism(0, 0x1080), wanted[1:])
+    with refused(CKR.SESSION_HANDLE_INVALID):
+        client.call(13, "u", w.u64(session + 1))  # the code says it all
+    first, second = caplog.messages
+    assert first.startswith("cu: C_GenerateKey: CKR_TEMPLATE_INCONSISTENT: ")
+    assert "sensitive" in first
+    assert second == "cu: C_GenerateKey: CKR_TEMPLATE_INCOMPLETE: CKA_VALUE_LEN"
 
 
 # --- quorum --------------------------------------------------------------------------------------

@@ -18,8 +18,10 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from orchestrator.gateway.cryptoki import CKA, CKM, CKO, CKR
+from orchestrator.gateway.rpc.calls import CALLS, split
 from orchestrator.gateway.worker.application import SESSION_OBJECTS_MAX
 from orchestrator.wire import messages as m
+from tests.gateway import fuzz
 from tests.gateway import wire as w
 from tests.gateway.cluster import PIN, Gateway
 from tests.gateway.wire import Client, Refused
@@ -151,8 +153,10 @@ def test_the_login_ends_with_the_last_session(user: tuple[Client, int]) -> None:
     client.call(12, "u", w.u64(0))
     client.login(client.open(), PIN)
     client.call(2, "")
+    client.initialize()
     with refused(CKR.SESSION_HANDLE_INVALID):
         client.call(13, "u", w.u64(again))
+    client.login(client.open(), PIN)
 
 
 def test_sessions_need_the_serial_flag_and_a_slot(client: Client) -> None:
@@ -190,9 +194,41 @@ def test_a_frame_of_four_gigabytes_ends_the_connection(gateway: Gateway) -> None
 
 
 def test_a_client_without_the_handshake_is_refused(gateway: Gateway) -> None:
-    client = gateway.connect()
+    client = gateway.connect(initialized=False)
     with refused(CKR.GENERAL_ERROR):
-        client.call(1, "ayyay", w.ay(b"hello") + b"\0" + w.ay(b"\0"))
+        client.initialize(b"hello")
+    with refused(CKR.CRYPTOKI_NOT_INITIALIZED):
+        client.call(3, "")
+    client.initialize()
+    assert client.open()
+
+
+@pytest.mark.parametrize("offered", DIALECTS)
+def test_before_c_initialize_every_call_is_refused_and_after_it_a_second(
+    gateway: Gateway, offered: int
+) -> None:
+    client = gateway.connect(offered, initialized=False)
+
+    def every_other_call_is_refused() -> None:
+        for call in CALLS.values():
+            if call.name == "C_Initialize":
+                continue
+            values = b"".join(fuzz.sample(code, offered) for code in split(call.request))
+            with refused(CKR.CRYPTOKI_NOT_INITIALIZED):
+                client.call(call.id, call.request, values)
+
+    every_other_call_is_refused()
+    client.initialize()
+    session = client.open()
+    client.login(session, PIN)
+    with refused(CKR.CRYPTOKI_ALREADY_INITIALIZED):
+        client.initialize()
+    assert client.call(13, "u", w.u64(session)).u() == 0  # and nothing was lost by asking
+    client.call(2, "")
+    every_other_call_is_refused()
+    client.initialize()
+    with refused(CKR.USER_NOT_LOGGED_IN):
+        client.call(19, "u", w.u64(client.open()))
 
 
 def test_random_numbers_have_the_length_asked_for_and_differ(user: tuple[Client, int]) -> None:
@@ -755,6 +791,8 @@ def test_ecdh_gives_what_the_peer_computes(gateway: Gateway, offered: int) -> No
     client.login(session, PIN)
     public, private = ec_pair(client, session)
     peer = ec.generate_private_key(ec.SECP256R1())
+    while peer.public_key().public_numbers().x >> 248 != 0x3F:  # as DER of so many bytes begins
+        peer = ec.generate_private_key(ec.SECP256R1())
     numbers = peer.public_key().public_numbers()
     point = b"\4" + numbers.x.to_bytes(32, "big") + numbers.y.to_bytes(32, "big")
     secret = peer.exchange(ec.ECDH(), public_key(client, session, public))

@@ -118,12 +118,16 @@ class Answer:
 class Client:
     """One application's connection."""
 
-    def __init__(self, sock: socket.socket, offered: int) -> None:
+    def __init__(self, sock: socket.socket, offered: int, *, initialized: bool = True) -> None:
         self.sock, self.offered, self.code = sock, offered, 0x0F
         sock.settimeout(20)
         sock.sendall(bytes([offered]))
         assert sock.recv(1) == bytes([min(offered, 2)])
-        self.call(1, "ayyay", ay(HANDSHAKE) + b"\0" + ay(b"\0"))
+        if initialized:
+            self.initialize()
+
+    def initialize(self, handshake: bytes = HANDSHAKE) -> None:
+        self.call(1, "ayyay", ay(handshake) + b"\0" + ay(b"\0"))
 
     def send(self, call: int, signature: str, values: bytes = b"") -> int:
         self.code += 1

@@ -108,7 +108,7 @@ def gateway(hsms: int = 2) -> Iterator[TokenAddress]:
         stack.callback(lab.destroy, home, include_backups=True)
         cluster, made = make_lab(home, hsms)
         socket, log = work / "socket", work / "gateway.log"
-        words = ["--cluster-id", cluster, "--socket", str(socket)]
+        words = ["--cluster-id", cluster, "--socket", str(socket), "--clients-per-user", "1024"]
         if os.geteuid() == 0:  # Apache's workers are never root's
             words += ["--group", "www-data"]
         with log.open("wb") as out:

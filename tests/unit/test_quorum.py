@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa, utils
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +16,14 @@ from orchestrator.model.approvals import CLOCK_SLACK_S
 from orchestrator.model.decisions import decide
 from orchestrator.model.errors import MalformedError, OrchestratorError
 from orchestrator.model.guards import guard_of, words_of
-from orchestrator.model.key_spec import KeyClass, KeySpec, KeyType
+from orchestrator.model.key_spec import (
+    HashFunction,
+    KeyClass,
+    KeySpec,
+    KeyType,
+    SignMechanism,
+    SignScheme,
+)
 from orchestrator.model.keys import Attributes, Key
 from orchestrator.model.quorum import (
     TOKENS_MAX,
@@ -541,6 +552,26 @@ def test_the_use_of_a_key_is_approved_by_owner_and_shared_users(state: State) ->
     assert refusal(state, use, approval(made, CU, DEE)).code == KEY_CODE
     do(state, new_user(), at=state.at + 600_001)
     assert not state.tables[Table.GRANTS]
+
+
+def test_a_signature_has_one_name_raw_or_hashed() -> None:
+    key = rsa.generate_private_key(65537, 2048)
+
+    def name(scheme: SignScheme, hash_: HashFunction | None, data: bytes, salt: int = 0) -> bytes:
+        return use_digest("sign", 7, "cu", SignMechanism(scheme, hash_, salt), data)
+
+    pkcs1, ecdsa, pss = SignScheme.RSA_PKCS, SignScheme.ECDSA, SignScheme.RSA_PSS
+    seen = set()
+    for hash_ in HashFunction:
+        digest = hashlib.new(hash_, b"contract").digest()
+        prehashed = utils.Prehashed(getattr(hashes, hash_.upper())())
+        signature = key.sign(digest, padding.PKCS1v15(), prehashed)
+        info = key.public_key().recover_data_from_signature(signature, padding.PKCS1v15(), None)
+        assert name(pkcs1, hash_, digest) == name(pkcs1, None, info)
+        assert name(ecdsa, hash_, digest) == name(ecdsa, None, digest)
+        seen |= {name(pkcs1, hash_, digest), name(pkcs1, None, digest), name(ecdsa, hash_, digest)}
+        seen |= {name(pss, hash_, digest), name(pss, hash_, digest, 20)}
+    assert len(seen) == 5 * 5
 
 
 def test_a_key_token_is_for_its_key(state: State) -> None:

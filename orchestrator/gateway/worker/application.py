@@ -144,6 +144,7 @@ class Application:
     ) -> None:
         self.token, self.offered = token, offered
         self.backend = Backend(token, peer_uid, watch, later)
+        self.is_initialized = False
         self.sessions: dict[int, P11Session] = {}
         self._objects: dict[int, AnyObject] = {}
         self._handles: dict[int, int] = {}

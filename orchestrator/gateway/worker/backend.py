@@ -20,9 +20,10 @@ from orchestrator.control.application import Application
 from orchestrator.control.changes import Changes
 from orchestrator.gateway.cryptoki import CKR, CryptokiError
 from orchestrator.gateway.token import Token
+from orchestrator.gateway.worker.complaints import Complaints
 from orchestrator.gateway.worker.failures import cryptoki_error
 from orchestrator.gateway.worker.operation import Use
-from orchestrator.gateway.worker.pins import Credential, Password, parse_pin
+from orchestrator.gateway.worker.pins import Credential, LentLogin, Password, parse_pin
 from orchestrator.model.errors import OrchestratorError, UnavailableError
 from orchestrator.model.objects import ObjectFilter, StoredObject
 from orchestrator.model.roles import Role, check_password
@@ -45,16 +46,7 @@ RANDOM_REQUEST_BYTES: Final = 64 * 1024
 """The pool is filled with twice as much each time, from the first size up to this one."""
 LOOK_S: Final = 0.2
 _AGAIN_S: Final = 0.2
-_SILENCE_S: Final = 10.0
 _NOT_FINAL: Final = frozenset({"ticket-refused", "behind"})
-_TOLD: Final = {
-    "quorum": "others must approve it, by `cloister quorum request`",
-    "quorum-failed": "this use of the key needs approvals, see docs/quorum.md",
-    "mfa-required": "an application needs a login ticket, see docs/gateway.md",
-    "user-disabled": "an admin may enable the user, by `cloister user enable`",
-    "ticket-refused": "the log-in has ended, was revoked, or is another Unix user's",
-}
-"""What an application's code does not say and who runs it must hear."""
 _log = logging.getLogger("cloister.gateway")
 
 
@@ -75,7 +67,7 @@ class Backend:
         self._is_filling = False
         self.place, self._looked_at_s = 0, 0.0
         self.operations = self.errors = 0
-        self._last_told = ("", 0.0)
+        self.complaints = Complaints(self._clock)
 
     @property
     def user(self) -> str:
@@ -99,9 +91,18 @@ class Backend:
         with self._logging_in:
             if self._session is not None:
                 raise CryptokiError(CKR.USER_ALREADY_LOGGED_IN)
-            credential = parse_pin(pin, self._peer_uid, self.token.cluster, self._clock)
+            try:
+                credential = parse_pin(pin, self._peer_uid, self.token.cluster, self._clock)
+            except CryptokiError as exc:
+                self.complaints.login(self._peer, exc)
+                raise
             self._session = self._new_session(credential)
             self._credential = credential
+
+    @property
+    def _peer(self) -> str:
+        """Who logs in, until it is known: a PIN's part that names no user may be of a password."""
+        return f"uid {self._peer_uid}"
 
     def _new_session(self, credential: Credential) -> Session:
         token = self.token
@@ -118,11 +119,11 @@ class Backend:
             self._enter(session, credential)
         except CryptokiError as exc:
             balancer.close()
-            _log.warning("%s cannot log in: %s", session.name, exc)
+            self.complaints.login(session.name, exc)
             raise
         except OrchestratorError as exc:
             balancer.close()
-            self._note(exc, session.name)
+            self._note(exc, session.name if isinstance(credential, LentLogin) else self._peer)
             raise cryptoki_error(exc, ticket_refused=CKR.PIN_INCORRECT) from exc
         return session
 
@@ -219,13 +220,7 @@ class Backend:
 
     def _note(self, error: OrchestratorError, user: str = "") -> None:
         self.errors += 1
-        if not (error.retryable or error.code in _TOLD):
-            return
-        now = self._clock.monotonic_s()
-        text = "; ".join(filter(None, (f"{user or self.user}: {error}", _TOLD.get(error.code))))
-        if text != self._last_told[0] or now >= self._last_told[1] + _SILENCE_S:
-            self._last_told = (text, now)
-            _log.warning("%s", text)
+        self.complaints.note(user or self.user, error)
 
     def _login_again(self, session: Session) -> None:
         """A login lasts 24 hours, an application for ever."""

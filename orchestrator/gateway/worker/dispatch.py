@@ -106,11 +106,14 @@ class Task:
 
         Raises:
             MalformedError: the body is none of p11-kit's.
-            CryptokiError: the session is not open, or a value is one that no call takes.
+            CryptokiError: the session is not open, C_Initialize was not sent, or a value is one
+                that no call takes.
         """
         self.call: Call
         self.call, values = decode(body, app.offered)
         self._handler, self._waits, by_session = _HANDLERS[self.call.id]
+        if not app.is_initialized and self._handler is not general.initialize:
+            raise CryptokiError(CKR.CRYPTOKI_NOT_INITIALIZED)
         self.session: P11Session | None = None
         if by_session:
             self.session = values[0] = app.session(values[0])
@@ -124,7 +127,11 @@ class Task:
         """Carry the call out and return the answer's body, or the use of a key that gives it."""
         if self._handler is None:
             raise CryptokiError(CKR.FUNCTION_NOT_SUPPORTED)
-        made = self._handler(app, *self._arguments)
+        try:
+            made = self._handler(app, *self._arguments)
+        except CryptokiError as exc:
+            app.backend.complaints.explain(app.backend.user, self.call.name, exc)
+            raise
         return made if isinstance(made, Use) else self.call.answer_head + made
 
     def end(self, use: Use, data: bytes) -> bytes:

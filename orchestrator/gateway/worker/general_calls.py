@@ -24,15 +24,19 @@ def check_slot(slot: int) -> None:
         raise CryptokiError(CKR.SLOT_ID_INVALID)
 
 
-def initialize(_app: Application, handshake: bytes | None, *_: object) -> bytes:
+def initialize(app: Application, handshake: bytes | None, *_: object) -> bytes:
     """C_Initialize."""
     if not hmac.compare_digest(handshake or b"", _HANDSHAKE):
         raise CryptokiError(CKR.GENERAL_ERROR)
+    if app.is_initialized:
+        raise CryptokiError(CKR.CRYPTOKI_ALREADY_INITIALIZED)
+    app.is_initialized = True
     return b""
 
 
 def finalize(app: Application) -> bytes:
-    """C_Finalize: all that this application held ends."""
+    """C_Finalize: all that this application held ends; it may initialise again, as others do."""
+    app.is_initialized = False  # first: a call that overtakes this one opens nothing
     app.close_all()
     return b""
 

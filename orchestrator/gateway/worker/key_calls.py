@@ -27,6 +27,7 @@ from orchestrator.model.key_spec import (
     KeyClass,
     KeySpec,
     KeyType,
+    coordinate_bytes,
 )
 from orchestrator.model.keys import (
     Attributes,
@@ -135,7 +136,7 @@ def derive_key(
     spec = _secret_spec(template, key_type, key.spec)
     given_anyway, _ = derived_attributes(key.attributes, {}, token=token)
     draft = _draft(template, KeyClass.SECRET, spec, given_anyway)
-    agreement = Agreement(_point(given.public_data), _KDFS[given.kdf])
+    agreement = Agreement(_point(given.public_data, key.spec.curve), _KDFS[given.kdf])
     if token:
         _, made = app.backend.change(
             lambda c, request: c.derive_key(key.ref, agreement, spec, draft, request=request),
@@ -148,8 +149,14 @@ def derive_key(
     return U64.pack(app.keep([made], session)[0])
 
 
-def _point(data: bytes) -> bytes:
-    """Return a point that is given as it is, or as DER OCTET STRING (PKCS#11 2.40 §2.3.9)."""
+def _point(data: bytes, curve: Curve | None) -> bytes:
+    """Return a point that is given as it is, or as DER OCTET STRING (PKCS#11 2.40 §2.3.9).
+
+    Both begin with 4, and of one point in 256 the second byte could be DER's length: that of the
+    whole tells.
+    """
+    if curve is not None and len(data) == 1 + 2 * coordinate_bytes(curve):
+        return data
     if len(data) > 2 and data[0] == 4 and data[1] == len(data) - 2:
         return data[2:]
     if len(data) > 3 and data[:2] == b"\x04\x81" and data[2] == len(data) - 3:
@@ -297,7 +304,7 @@ def _public(template: Template) -> Key:
                 spec = KeySpec(KeyType.RSA, public.key_size, None, e)
             case CKK.EC:
                 spec = _ec_spec(template)
-                point = _point(_needed(template, CKA.EC_POINT))
+                point = _point(_needed(template, CKA.EC_POINT), spec.curve)
                 group = _GROUPS[spec.curve or Curve.P256]
                 public = ec.EllipticCurvePublicKey.from_encoded_point(group, point)
             case _:

@@ -22,6 +22,9 @@ from orchestrator.sealed.token_files import FILE_BYTES_MAX, LoginTicketFile
 
 _PATH_BEGINS: Final = b"@/"
 _FILE_BEGINS: Final = b"{"
+_FORM: Final = (
+    "a PIN is user:password, user:@/path/to/ticket, or a login ticket; see docs/gateway.md"
+)
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -94,9 +97,9 @@ def parse_pin(pin: bytes, owner: int, cluster: str, clock: Clock) -> Credential:
         name, _, rest = pin.partition(b":")
         user = parse_user_name(name.decode("ascii"))
     except (UnicodeDecodeError, OrchestratorError):
-        raise CryptokiError(CKR.PIN_INCORRECT) from None
+        raise _refused(_FORM) from None
     if not rest:
-        raise CryptokiError(CKR.PIN_INCORRECT)
+        raise _refused(_FORM)
     if rest.startswith(_PATH_BEGINS):
         return LentLogin(user, os.fsdecode(rest[1:]), b"", owner, cluster, clock)
     return Password(user, rest)
