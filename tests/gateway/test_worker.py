@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from orchestrator.client.channel import OnReply
 from orchestrator.gateway.cryptoki import CKA, CKM, CKO, CKR
 from orchestrator.gateway.rpc.calls import CALLS, split
 from orchestrator.gateway.worker.application import SESSION_OBJECTS_MAX
+from orchestrator.gateway.worker.connection import PENDING_MAX
 from orchestrator.wire import messages as m
 from tests.gateway import fuzz
 from tests.gateway import wire as w
@@ -835,6 +838,68 @@ def test_signing_outlives_hsms_and_their_absence(gateway: Gateway, cluster: Loca
     with refused(CKR.DEVICE_ERROR):
         other = gateway.connect()
         other.login(other.open(), PIN)
+
+
+def test_an_hsm_that_hangs_is_given_up_and_another_signs(
+    gateway: Gateway, cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = gateway.connect()
+    sessions = [client.open() for _ in range(4)]
+    client.login(sessions[0], PIN)
+    _, private = ec_pair(client, sessions[0], token=True)
+    hanging: dict[FakeStream, list[OnReply]] = {}
+    begin, close = FakeStream.begin, FakeStream.close
+
+    def hang(stream: FakeStream, request: m.Request, on_reply: OnReply) -> bool:
+        if hanging and stream not in hanging:  # one does, and all others are well
+            return begin(stream, request, on_reply)
+        hanging.setdefault(stream, []).append(on_reply)
+        return True
+
+    def ended(stream: FakeStream) -> None:
+        close(stream)
+        owed = hanging.get(stream, [])
+        while owed:
+            owed.pop()(None)
+
+    monkeypatch.setattr(FakeStream, "begin", hang)
+    monkeypatch.setattr(FakeStream, "close", ended)
+    monkeypatch.setattr(FakeStream, "oldest_begun_s", lambda s: 0.0 if s in hanging else inf)
+    for session in sessions:
+        client.init(42, session, w.mechanism(0, CKM.ECDSA), private)
+    sent = [client.send(43, "uayfy", w.u64(s) + w.ay(bytes(32)) + w.u32(64)) for s in sessions]
+    # Behind its session's signature, and answered after it.
+    sent.append(client.send(13, "u", w.u64(sessions[0])))
+    answers = dict(client.receive() for _ in sent)
+    assert set(answers) == set(sent)
+    assert all(answer.call in {13, 43} for answer in answers.values())
+    assert hanging
+
+
+def test_a_client_that_does_not_wait_is_answered_in_full(gateway: Gateway) -> None:
+    client = gateway.connect()
+    session = client.open()
+    client.login(session, PIN)
+    _, private = ec_pair(client, session, token=True)
+    chosen = w.mechanism(0, CKM.ECDSA_SHA256)
+    sender = threading.Thread(
+        target=lambda: [
+            (
+                client.send(42, "uMu", w.u64(session) + chosen + w.u64(private)),
+                client.send(43, "uayfy", w.u64(session) + w.ay(bytes([n % 256])) + w.u32(64)),
+                client.send(26, "uaA", w.u64(session) + w.attributes([])),  # asks an HSM
+                client.send(28, "u", w.u64(session)),
+            )
+            for n in range(2 * PENDING_MAX // 3)
+        ]
+    )
+    before = client.code
+    sender.start()
+    count = 2 * PENDING_MAX // 3 * 4
+    answers = [client.receive() for _ in range(count)]
+    sender.join(10)
+    assert [code for code, _ in answers] == list(range(before + 1, before + 1 + count))  # in order
+    assert [answer.call for _, answer in answers] == [42, 43, 26, 28] * (count // 4)
 
 
 def test_requests_sent_twice_or_lost_make_one_key(gateway: Gateway, cluster: LocalCluster) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.client.connection import RpcConnection
+from orchestrator.client.connection import BEGUN_BYTES_MAX, BEGUN_MAX, RpcConnection
 from orchestrator.model.entries import encode
 from orchestrator.model.errors import NoAnswerError, UnavailableError
 from orchestrator.wire import messages as m
@@ -133,6 +134,96 @@ def test_a_reply_in_pieces_and_pauses_is_one_reply(
         time.sleep(0.06)  # longer than the reader looks for at a time
     caller.join(DEADLINE_S)
     assert caller.outcome == m.Data(b"whole")
+
+
+class Replies(list[m.Reply | None]):
+    """What was begun, as it ended."""
+
+    def begin(self, connection: RpcConnection, size: int = 1) -> bool:
+        return connection.begin(m.Random(bytes(size), 1), self.append)
+
+
+def _answer(far: socket.socket, *numbers: int) -> None:
+    far.sendall(b"".join(pack_frame(n, encode(m.Data(bytes([n])))) for n in numbers))
+
+
+def test_an_adopted_connection_answers_who_began_and_who_waits(
+    ends: tuple[RpcConnection, socket.socket],
+) -> None:
+    connection, far = ends
+    connection.adopt(threading.get_ident())
+    replies, caller = Replies(), Caller(connection)
+    assert replies.begin(connection)
+    assert replies.begin(connection)
+    caller.start()  # its frame takes along what was begun and not flushed
+    assert set(_read(FrameReader(far), 3)) == {1, 2, 3}
+    _answer(far, 3, 1)
+    while not (caller.outcome and replies):
+        connection.pump(wait=True)
+        caller.join(0.01)
+    assert caller.outcome == m.Data(bytes([3]))
+    assert replies == [m.Data(bytes([1]))]
+    assert connection.oldest_begun_s() <= time.monotonic()
+    connection.close()
+    connection.close()
+    assert replies[1:] == [None]  # told once that it broke
+    assert not replies.begin(connection)
+    assert connection.oldest_begun_s() == math.inf
+
+
+def test_who_reads_for_all_may_wait_for_a_reply_too(
+    ends: tuple[RpcConnection, socket.socket],
+) -> None:
+    connection, far = ends
+    connection.adopt(threading.get_ident())
+    replies = Replies()
+    assert replies.begin(connection)
+    _answer(far, 1, 2)
+    assert connection.call(m.Random(b"", 1), DEADLINE_S) == m.Data(bytes([2]))
+    assert replies == [m.Data(bytes([1]))]
+    with pytest.raises(NoAnswerError):
+        connection.call(m.Random(b"", 1), 0.1)
+
+
+@pytest.mark.parametrize("garbage", [b"\xff" * 16, pack_frame(1, b"\xc1")])
+def test_a_reply_that_cannot_be_read_ends_what_was_begun(
+    ends: tuple[RpcConnection, socket.socket], garbage: bytes
+) -> None:
+    connection, far = ends
+    connection.adopt(threading.get_ident())
+    replies = Replies()
+    assert replies.begin(connection)
+    assert replies.begin(connection)
+    far.sendall(garbage)
+    connection.pump(wait=True)
+    assert replies == [None, None]
+    assert not replies.begin(connection)
+
+
+def test_what_is_begun_never_fills_the_socket(ends: tuple[RpcConnection, socket.socket]) -> None:
+    connection, _ = ends
+    connection.adopt(threading.get_ident())
+    replies = Replies()
+    assert not replies.begin(connection, BEGUN_BYTES_MAX)
+    begun = 0
+    while replies.begin(connection, BEGUN_BYTES_MAX - 64):
+        begun += 1
+    assert begun == BEGUN_MAX
+    connection.flush()  # the far end reads nothing, and this returns
+
+
+def test_what_is_left_is_sent_as_far_as_nobody_has_to_wait() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        writer, frame = FrameWriter(near), bytes(range(256)) * 4096
+        writer.leave(frame)
+        assert not writer.try_flush()
+        threading.Thread(target=writer.write, args=(b"the end",), daemon=True).start()
+        received = b""
+        while len(received) < len(frame) + 7:
+            received += far.recv(1 << 20)
+        assert received == frame + b"the end"
+        assert writer.try_flush()
 
 
 def test_frames_of_many_threads_arrive_whole_and_once() -> None:
