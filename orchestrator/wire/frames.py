@@ -51,11 +51,16 @@ def pack_frame(number: int, body: bytes) -> bytes:
 
 
 class FrameReader:
-    """Reads frames from one socket; a caller holds a lock of its own around `read`."""
+    """Reads frames from one socket; a caller holds a lock of its own around `read`.
+
+    What `receive` takes in many pieces is joined twice for a frame, however small they are.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._buffer = b""
+        self._later: list[bytes] = []  # follows the buffer, which it does not complete
+        self._later_bytes = self._wanted = 0
 
     def read(self) -> tuple[int, bytes] | None:
         """Return (number, body), or None at a clean end of stream.
@@ -82,7 +87,11 @@ class FrameReader:
             TimeoutError, BlockingIOError: nothing has come.
         """
         piece = self._sock.recv(_PIECE_BYTES, flags)
-        self._buffer = self._buffer + piece if self._buffer else piece
+        if self._buffer:
+            self._later.append(piece)
+            self._later_bytes += len(piece)
+        else:
+            self._buffer = piece
         return bool(piece)
 
     def check_end(self) -> None:
@@ -96,12 +105,18 @@ class FrameReader:
         Raises:
             MalformedError: a bad header.
         """
-        start = FrameHeader.LAYOUT.size
+        if self._later:
+            if len(self._buffer) + self._later_bytes < self._wanted:
+                return None
+            self._buffer = b"".join((self._buffer, *self._later))
+            self._later, self._later_bytes = [], 0
+        start = self._wanted = FrameHeader.LAYOUT.size
         if len(self._buffer) < start:
             return None
         header = FrameHeader.parse(self._buffer[:start])
         end = start + header.body_bytes
         if len(self._buffer) < end:
+            self._wanted = end
             return None
         body, self._buffer = self._buffer[start:end], self._buffer[end:]
         return header.number, body

@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.client.connection import BEGUN_BYTES_MAX, BEGUN_MAX, RpcConnection
 from orchestrator.model.entries import encode
-from orchestrator.model.errors import NoAnswerError, UnavailableError
+from orchestrator.model.errors import MalformedError, NoAnswerError, UnavailableError
 from orchestrator.wire import messages as m
 from orchestrator.wire.frames import LEFT_FRAMES_MAX, FrameReader, FrameWriter, pack_frame
 from orchestrator.wire.streams import limit_waits, listen
@@ -210,6 +210,25 @@ def test_what_is_begun_never_fills_the_socket(ends: tuple[RpcConnection, socket.
         begun += 1
     assert begun == BEGUN_MAX
     connection.flush()  # the far end reads nothing, and this returns
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 40, 4096])
+def test_frames_in_pieces_of_any_size_are_received_whole(size: int) -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        reader, frames = FrameReader(near), [(n, bytes([n]) * n * 9) for n in range(12)]
+        data = b"".join(pack_frame(*frame) for frame in frames) + b"half a f"
+        found = []
+        for start in range(0, len(data), size):
+            far.sendall(data[start : start + size])
+            assert reader.receive()
+            while start % 3 and (frame := reader.buffered()) is not None:  # not after every piece
+                found.append(frame)
+        while (frame := reader.buffered()) is not None:
+            found.append(frame)
+        assert found == frames
+        with pytest.raises(MalformedError, match="within a frame"):
+            reader.check_end()
 
 
 def test_what_is_left_is_sent_as_far_as_nobody_has_to_wait() -> None:
