@@ -902,6 +902,15 @@ def test_a_client_that_does_not_wait_is_answered_in_full(gateway: Gateway) -> No
     assert [answer.call for _, answer in answers] == [42, 43, 26, 28] * (count // 4)
 
 
+def test_what_came_before_a_broken_frame_is_answered(gateway: Gateway) -> None:
+    client = gateway.connect()
+    good = w.u32(4) + w.counted(b"yfu") + b"\1" + w.u32(0)
+    frames = [struct.pack("!III", code, 0, len(good)) + good for code in (100, 0)]
+    client.sock.sendall(b"".join(frames))
+    assert client.receive()[0] == 100
+    assert client.sock.recv(1) == b""
+
+
 def test_requests_sent_twice_or_lost_make_one_key(gateway: Gateway, cluster: LocalCluster) -> None:
     client = gateway.connect()
     session = client.open()

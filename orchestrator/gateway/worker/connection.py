@@ -90,6 +90,8 @@ class Connection:
             self._leave()
         except MalformedError as exc:
             _log.warning("connection closed: %s", exc)
+            with contextlib.suppress(OSError):
+                self._flush()  # what came before is answered
             self._leave()
         except Exception:  # noqa: BLE001  # a bug: this client's stream ends, and is reported
             _log.exception("connection closed on an unexpected error")
