@@ -22,6 +22,7 @@ from orchestrator.client.channel import OnReply
 from orchestrator.gateway.cryptoki import CKA, CKM, CKO, CKR
 from orchestrator.gateway.rpc.calls import CALLS, split
 from orchestrator.gateway.worker.application import SESSION_OBJECTS_MAX
+from orchestrator.gateway.worker.backend import RANDOM_FIRST_BYTES
 from orchestrator.gateway.worker.connection import PENDING_MAX
 from orchestrator.wire import messages as m
 from tests.gateway import fuzz
@@ -900,6 +901,34 @@ def test_a_client_that_does_not_wait_is_answered_in_full(gateway: Gateway) -> No
     sender.join(10)
     assert [code for code, _ in answers] == list(range(before + 1, before + 1 + count))  # in order
     assert [answer.call for _, answer in answers] == [42, 43, 26, 28] * (count // 4)
+
+
+def test_random_bytes_at_hand_do_not_wait_for_those_that_are_drawn(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = gateway.connect()
+    first, second = client.open(), client.open()
+    client.login(first, PIN)
+    size = RANDOM_FIRST_BYTES
+    client.call(64, "ufy", w.u64(first) + w.u32(size // 4))  # the pool is made
+    drawing, call = threading.Event(), FakeStream.call
+
+    def slow(stream: FakeStream, request: m.Request, timeout_s: float) -> m.Reply:
+        if isinstance(request, m.Random):
+            assert drawing.wait(60)
+        return call(stream, request, timeout_s)
+
+    monkeypatch.setattr(FakeStream, "call", slow)
+    left = size - size // 4
+    client.call(64, "ufy", w.u64(first) + w.u32(left // 2))  # and is low
+    waits = client.send(64, "ufy", w.u64(first) + w.u32(size))
+    at_hand = client.send(64, "ufy", w.u64(second) + w.u32(16))
+    client.sock.settimeout(20)  # it came never, while the one thread waited for the other's lock
+    try:
+        assert client.receive()[0] == at_hand
+    finally:
+        drawing.set()
+    assert client.receive()[0] == waits
 
 
 def test_what_came_before_a_broken_frame_is_answered(gateway: Gateway) -> None:

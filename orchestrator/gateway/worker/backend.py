@@ -307,18 +307,23 @@ class Backend:
                 pieces.append(self.call(lambda session, n=size: session.random(n)))  # type: ignore[misc]
                 count -= size
             return b"".join(pieces)
+        session = self._session
         with self._drawing:
-            if self._session is None:
+            if session is None:
                 raise CryptokiError(CKR.USER_NOT_LOGGED_IN)
-            if self._random_at + count > len(self._random):
-                fresh, self._random_next = self._random_next, b""
-                self._random, self._random_at = fresh or self._draw(), 0
-            start = self._random_at
-            self._random_at = end = start + count
-            if 2 * end > len(self._random) and not (self._random_next or self._is_filling):
-                self._is_filling = True
-                self._later(self._fill)
-            return self._random[start:end]
+            if self._random_at + count > len(self._random) and self._random_next:
+                self._random, self._random_at, self._random_next = self._random_next, 0, b""
+            start, end = self._random_at, self._random_at + count
+            if end <= len(self._random):
+                self._random_at = end
+                if 2 * end > len(self._random) and not (self._random_next or self._is_filling):
+                    self._is_filling = True
+                    self._later(self._fill)
+                return self._random[start:end]
+        # Not under the lock: who takes what is at hand must not wait for an HSM.
+        drawn = self._draw()
+        self._keep(session, drawn[count:])
+        return drawn[:count]
 
     def has_random(self, count: int) -> bool:
         """Tell whether `random` asks no HSM."""
@@ -336,9 +341,12 @@ class Backend:
             drawn = self._draw()
         except CryptokiError:
             drawn = b""
+        self._is_filling = False
+        self._keep(session, drawn)
+
+    def _keep(self, session: Session | None, drawn: bytes) -> None:
         with self._drawing:
-            self._is_filling = False
-            if self._session is session:
+            if self._session is session and drawn:
                 self._random_next = drawn
 
     def close(self) -> None:
