@@ -204,6 +204,16 @@ class Balancer:
         for node in gone:
             node.close()
 
+    def link_one(self) -> None:
+        """Link the HSM that the next request would go to; a failure is noted, and no more."""
+        node = self._pick(())
+        if node is None:
+            return
+        try:
+            node.link(self.cluster, self._anchor)
+        except (UnavailableError, TamperedError):
+            node.broken(None, self._clock.monotonic_s())
+
     def call_one(
         self, hsm: str, build: Callable[[Link], Request], timeout_s: float = REQUEST_TIMEOUT_S
     ) -> Reply:

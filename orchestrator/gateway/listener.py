@@ -1,4 +1,4 @@
-"""The listener: it accepts, forks a worker per client, tells the status, and never waits.
+"""The listener: it accepts, has a worker serve each client, tells the status, and never waits.
 
 It has one thread and holds no connection to an HSM and none to the database, so that a fork
 takes nothing along. A worker's end is one application's; the listener's end is nobody's: who is
@@ -14,7 +14,6 @@ import os
 import selectors
 import signal
 import socket
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +23,11 @@ from typing import Final
 import msgspec
 
 from orchestrator.client.trust import rehearse
+from orchestrator.gateway.crew import Crew
 from orchestrator.gateway.peers import Peer, PeerRules, peer_of
 from orchestrator.gateway.refusals import Refusals
 from orchestrator.gateway.report import ClientReport, GatewayReport, WorkerReport
 from orchestrator.gateway.token import Token
-from orchestrator.gateway.worker.main import serve
 from orchestrator.model.clock import Clock
 
 WORKERS_MAX: Final = 1024
@@ -66,8 +65,6 @@ class Listener:
         self._token, self._sock, self._status, self._path = token, sock, status, path
         self._rules, self._clock = rules, clock
         self._workers_max, self._clients_per_user = workers_max, clients_per_user
-        self._clients: dict[int, tuple[Peer, int]] = {}
-        self._clients_of: Counter[int] = Counter()  # by Unix user
         self._asking: list[_Asking] = []
         self._served, self._refusals = 0, Refusals(clock)
         self._started_at = clock.now_ms()
@@ -77,6 +74,7 @@ class Listener:
         self._wake, self._waker = socket.socketpair()
         # One for all: datagrams of several senders stay apart.
         self._reports, self._reporter = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._crew = Crew(token, clock, self._selector, self._reporter, self._let_go)
 
     def run(self) -> None:
         """Serve."""
@@ -98,6 +96,7 @@ class Listener:
         rehearse(self._token.anchor)
         gc.collect()
         gc.freeze()  # what stands now is shared with every worker, and never looked through again
+        self._crew.tend()
         while not self._stopping:
             for key, _ in self._selector.select(self._timeout_s()):
                 key.data()
@@ -113,21 +112,24 @@ class Listener:
         moments = [asking.until_s for asking in self._asking]
         if self._resume_at_s is not None:
             moments.append(self._resume_at_s)
+        if (at_s := self._crew.next_at_s()) is not None:
+            moments.append(at_s)
         return max(0.0, min(moments) - now) if moments else None
 
     def _tick(self) -> None:
         now = self._clock.monotonic_s()
         if self._resume_at_s is not None and now >= self._resume_at_s:
             self._resume_at_s = None
-            self._watch()
         for asking in [a for a in self._asking if not a.waiting or now >= a.until_s]:
             self._asking.remove(asking)
             self._tell(asking)
+        self._watch()
+        self._crew.tend()
 
     def _watch(self) -> None:
         """Accept exactly while there is room for another worker."""
         is_watched = self._sock in self._selector.get_map()
-        wanted = len(self._clients) < self._workers_max and self._resume_at_s is None
+        wanted = len(self._crew.serving) < self._workers_max and self._resume_at_s is None
         if wanted and not is_watched:
             self._selector.register(self._sock, selectors.EVENT_READ, self._accept)
         elif is_watched and not wanted:
@@ -137,13 +139,9 @@ class Listener:
         with contextlib.suppress(BlockingIOError):
             while self._wake.recv(4096):
                 pass
-        with contextlib.suppress(ChildProcessError):
-            while (ended := os.waitpid(-1, os.WNOHANG))[0] != 0:
-                pid, status = ended
-                self._forget(pid, status)
-                for asking in self._asking:
-                    asking.waiting.discard(pid)
-        self._watch()
+        for pid in self._crew.reap():
+            for asking in self._asking:
+                asking.waiting.discard(pid)
 
     # --- clients ---
 
@@ -167,66 +165,35 @@ class Listener:
                 self._refusals.note(peer, reason)
                 return
             try:
-                pid = os.fork()
+                self._crew.serve(client, peer)
             except OSError as exc:
                 _log.warning("no worker can be made: %s", exc)
                 self._pause()
                 return
-            if pid == 0:
-                self._become_worker(client)
         self._served += 1
-        self._clients[pid] = (peer, self._clock.now_ms())
-        self._clients_of[peer.uid] += 1
-        if len(self._clients) >= self._workers_max:
-            _log.warning("%d workers, the limit: further clients wait", len(self._clients))
+        if len(self._crew.serving) >= self._workers_max:
+            _log.warning("%d workers, the limit: further clients wait", len(self._crew.serving))
         self._watch()
 
     def _reason_against(self, peer: Peer) -> str:
         """Return why a peer is not let in; empty when it is."""
         if not self._rules.admits(peer):
             return "neither --allow-user nor --allow-group names it"
-        if (count := self._clients_of[peer.uid]) >= self._clients_per_user:
+        if (count := self._crew.of_user[peer.uid]) >= self._clients_per_user:
             return f"clients of this user: {count}, the limit; close some, or --clients-per-user"
         return ""
-
-    def _forget(self, pid: int, status: int) -> None:
-        """A worker has ended, and with it its client's place."""
-        if (client := self._clients.pop(pid, None)) is not None:
-            peer, _ = client
-            if os.WIFSIGNALED(status):
-                _log.warning(
-                    "the worker of uid %d (process %d) was ended by signal %d; its application "
-                    "fails until it initialises PKCS#11 again",
-                    *(peer.uid, peer.pid, os.WTERMSIG(status)),
-                )
-            self._clients_of[peer.uid] -= 1
-            if not self._clients_of[peer.uid]:
-                del self._clients_of[peer.uid]
 
     def _pause(self) -> None:
         self._resume_at_s = self._clock.monotonic_s() + ACCEPT_PAUSE_S
         self._watch()
 
-    def _become_worker(self, client: socket.socket) -> None:
-        """Never returns: what the listener holds is let go, and this process serves one client."""
-        status = 1
-        try:
-            signal.set_wakeup_fd(-1)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
-                signal.signal(number, signal.SIG_DFL)
-            os.setsid()  # a terminal's Ctrl-C is for the listener
-            self._selector.close()
-            for asking in self._asking:
-                asking.sock.close()
-            for sock in (self._sock, self._status, self._wake, self._waker, self._reports):
-                sock.close()
-            client.setblocking(True)
-            serve(client, self._token, self._reporter)
-            status = 0
-        except BaseException:  # noqa: BLE001  # nothing may run on into the listener's loop
-            _log.exception("a worker ended on an unexpected error")
-        finally:
-            os._exit(status)
+    def _let_go(self) -> None:
+        """In a forked process: close what is the listener's alone."""
+        self._selector.close()
+        for asking in self._asking:
+            asking.sock.close()
+        for sock in (self._sock, self._status, self._wake, self._waker, self._reports):
+            sock.close()
 
     # --- status ---
 
@@ -236,10 +203,10 @@ class Listener:
         except OSError:
             return
         waiting = set()
-        for pid in self._clients:
+        for worker in self._crew.serving:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGUSR1)
-                waiting.add(pid)
+                os.kill(worker.pid, signal.SIGUSR1)
+                waiting.add(worker.pid)
         self._asking.append(_Asking(sock, waiting, self._clock.monotonic_s() + GATHER_S))
 
     def _take_reports(self) -> None:
@@ -263,13 +230,14 @@ class Listener:
             refused=self._refusals.count,
             clients=tuple(
                 ClientReport(
-                    client_pid=peer.pid,
-                    uid=peer.uid,
-                    since=since,
-                    has_answered=pid in workers,
-                    worker=workers.get(pid, WorkerReport(pid)),
+                    client_pid=worker.peer.pid,
+                    uid=worker.peer.uid,
+                    since=worker.since,
+                    has_answered=worker.pid in workers,
+                    worker=workers.get(worker.pid, WorkerReport(worker.pid)),
                 )
-                for pid, (peer, since) in self._clients.items()
+                for worker in self._crew.serving
+                if worker.peer is not None
             ),
         )
 

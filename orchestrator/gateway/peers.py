@@ -25,6 +25,11 @@ class Peer:
     uid: int
     groups: frozenset[int]
 
+    @property
+    def user(self) -> tuple[int, frozenset[int]]:
+        """Return what two processes of one Unix user have in common."""
+        return self.uid, self.groups
+
 
 @dataclass(frozen=True, slots=True)
 class PeerRules:

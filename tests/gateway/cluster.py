@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from orchestrator.client.session import Session
 from orchestrator.control.application import Application
 from orchestrator.control.changes import Changes
 from orchestrator.gateway.token import Token
-from orchestrator.gateway.worker.connection import Connection
+from orchestrator.gateway.worker.connection import HELPERS_MAX, Connection
+from orchestrator.gateway.worker.links import Links
 from orchestrator.model.errors import UnavailableError
 from orchestrator.model.ids import ClusterId
 from orchestrator.wire.system_clock import SystemClock
@@ -50,6 +52,7 @@ class Gateway:
             lambda: OnTheCluster(self),
             patience_s,
         )
+        self.helpers = ThreadPoolExecutor(HELPERS_MAX)
         self.connections: list[tuple[Connection, threading.Thread, socket.socket]] = []
 
     def source(self) -> dict[str, Callable[[], Any]]:
@@ -62,7 +65,7 @@ class Gateway:
 
     def connect(self, offered: int = 0, *, initialized: bool = True) -> Client:
         ours, theirs = socket.socketpair()
-        connection = Connection(theirs, self.token)
+        connection = Connection(theirs, Links(self.token), self.helpers)
         thread = threading.Thread(target=connection.run, daemon=True)
         thread.start()
         self.connections.append((connection, thread, ours))
@@ -75,3 +78,4 @@ class Gateway:
             assert not thread.is_alive(), "a worker does not end with its client"
         for connection, _, _ in self.connections:
             connection._sock.close()
+        self.helpers.shutdown()

@@ -15,13 +15,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
-from orchestrator.client.balancer import Watch
 from orchestrator.gateway import stored_objects
 from orchestrator.gateway.attributes import value_of
 from orchestrator.gateway.cryptoki import CKF_RW_SESSION, CKR, CKS, CryptokiError
 from orchestrator.gateway.rpc.attributes import Value
-from orchestrator.gateway.token import Token
 from orchestrator.gateway.worker.backend import Backend, Later
+from orchestrator.gateway.worker.links import Links
 from orchestrator.gateway.worker.operation import Operation
 from orchestrator.model.key_filter import KeyFilter
 from orchestrator.model.keys import SESSION_KEY_BIT, Key
@@ -139,11 +138,9 @@ class P11Session:
 class Application:
     """One connection's state. Calls of different sessions come from different threads."""
 
-    def __init__(
-        self, token: Token, offered: int, peer_uid: int, watch: Watch, later: Later
-    ) -> None:
-        self.token, self.offered = token, offered
-        self.backend = Backend(token, peer_uid, watch, later)
+    def __init__(self, links: Links, offered: int, peer_uid: int, later: Later) -> None:
+        self.token, self.offered = links.token, offered
+        self.backend = Backend(links, peer_uid, later)
         self.is_initialized = False
         self.sessions: dict[int, P11Session] = {}
         self._objects: dict[int, AnyObject] = {}

@@ -12,16 +12,16 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
-from orchestrator.client.balancer import Balancer, Node, Watch
+from orchestrator.client.balancer import Node
 from orchestrator.client.channel import Channel, OnReply
 from orchestrator.client.connection import expect
 from orchestrator.client.session import Session
 from orchestrator.control.application import Application
 from orchestrator.control.changes import Changes
 from orchestrator.gateway.cryptoki import CKR, CryptokiError
-from orchestrator.gateway.token import Token
 from orchestrator.gateway.worker.complaints import Complaints
 from orchestrator.gateway.worker.failures import cryptoki_error
+from orchestrator.gateway.worker.links import Links
 from orchestrator.gateway.worker.operation import Use
 from orchestrator.gateway.worker.pins import Credential, LentLogin, Password, parse_pin
 from orchestrator.model.errors import OrchestratorError, UnavailableError
@@ -53,10 +53,10 @@ _log = logging.getLogger("cloister.gateway")
 class Backend:
     """One connection's way to the cluster. Thread-safe."""
 
-    def __init__(self, token: Token, peer_uid: int, watch: Watch, later: Later) -> None:
-        """Take the token, the Unix user that connected, and who pumps the links to HSMs."""
-        self.token, self._peer_uid = token, peer_uid
-        self._watch, self._later = watch, later
+    def __init__(self, links: Links, peer_uid: int, later: Later) -> None:
+        """Take the links to HSMs, the Unix user that connected, and who does what may wait."""
+        self.token, self._peer_uid = links.token, peer_uid
+        self._links, self._later = links, later
         self._clock = SystemClock()
         self._session: Session | None = None
         self._credential: Credential | None = None
@@ -105,15 +105,7 @@ class Backend:
         return f"uid {self._peer_uid}"
 
     def _new_session(self, credential: Credential) -> Session:
-        token = self.token
-        balancer = Balancer(
-            token.cluster,
-            token.anchor,
-            token.source,
-            self._clock,
-            patience_s=token.patience_s,
-            watch=self._watch,
-        )
+        balancer = self._links.balancer()
         session = Session(balancer, self._clock, Role.CRYPTO_USER, credential.user)
         try:
             self._enter(session, credential)

@@ -23,9 +23,9 @@ from orchestrator.gateway.cryptoki import CKR, CryptokiError
 from orchestrator.gateway.peers import peer_of
 from orchestrator.gateway.rpc import frames
 from orchestrator.gateway.rpc.calls import pack_error
-from orchestrator.gateway.token import Token
 from orchestrator.gateway.worker.application import Application, P11Session
 from orchestrator.gateway.worker.dispatch import Task
+from orchestrator.gateway.worker.links import Links
 from orchestrator.gateway.worker.operation import Use
 from orchestrator.model.errors import MalformedError, OrchestratorError
 from orchestrator.wire.frames import FrameWriter
@@ -45,17 +45,18 @@ _log = logging.getLogger("cloister.gateway")
 class Connection:
     """Serves one client until it leaves."""
 
-    def __init__(self, sock: socket.socket, token: Token) -> None:
-        self._sock, self._token = sock, token
+    def __init__(self, sock: socket.socket, links: Links, helpers: ThreadPoolExecutor) -> None:
+        """Take the client, its links to HSMs, and threads for what may wait."""
+        self._sock, self._links, self._helpers = sock, links, helpers
         self._buffer, self._writer = frames.FrameBuffer(), FrameWriter(sock)
-        self._helpers = ThreadPoolExecutor(HELPERS_MAX, "helper")
-        self._poller = select.epoll()
-        self._channels: dict[int, Channel] = {}
+        self._poller = links.poller
         self._touched: set[Channel] = set()  # have begun requests to be sent
         self._latest: Channel | None = None  # that something was begun on
         self._order = threading.Lock()  # of what is below, and of every session's turn
         self._begun = self._helped = self._queued = 0  # uses; tasks of helpers; calls in line
         self._open = self._is_read = True
+        self.is_sound = True
+        """Nothing has failed here, and the client did what clients do."""
         self.app: Application | None = None
         self.calls = 0
 
@@ -66,19 +67,15 @@ class Connection:
             return
         # Answered whatever it is: a client that gets no answer hides its dialect from then on.
         self._sock.sendall(bytes([min(offered[0], frames.VERSION_MAX)]))
-        reader, uid = threading.get_ident(), peer_of(self._sock).uid
-        self.app = app = Application(
-            self._token, offered[0], uid, partial(self._watch, reader), self._later
-        )
+        uid = peer_of(self._sock).uid
+        self._links.adopt()
+        self.app = app = Application(self._links, offered[0], uid, self._later)
         self._poller.register(self._sock, select.EPOLLIN)
-        self._helpers.submit(bool)  # one there must be: with more it is only faster
         try:
             while self._open or self._begun or self._helped:
                 self._turn(app)
         finally:
-            self._helpers.shutdown()
             app.backend.close()
-            self._poller.close()
 
     def _turn(self, app: Application) -> None:
         """Wait for something, and do all that has come."""
@@ -90,11 +87,13 @@ class Connection:
             self._leave()
         except MalformedError as exc:
             _log.warning("connection closed: %s", exc)
+            self.is_sound = False
             with contextlib.suppress(OSError):
                 self._flush()  # what came before is answered
             self._leave()
         except Exception:  # noqa: BLE001  # a bug: this client's stream ends, and is reported
             _log.exception("connection closed on an unexpected error")
+            self.is_sound = False
             self._leave()
 
     def _leave(self) -> None:
@@ -106,12 +105,6 @@ class Connection:
                 self._sock.shutdown(socket.SHUT_RDWR)
 
     # --- waiting ---
-
-    def _watch(self, reader: int, channel: Channel) -> None:
-        channel.adopt(reader)
-        if (number := channel.fileno()) >= 0:
-            self._channels[number] = channel
-            self._poller.register(number, select.EPOLLIN)
 
     def _wait(self, app: Application) -> None:
         timeout_s = CHECK_S
@@ -135,7 +128,7 @@ class Connection:
         for number, _ in self._poller.poll(timeout_s):
             if number == self._sock.fileno():
                 self._receive()
-            elif (channel := self._channels.get(number)) is not None:
+            elif (channel := self._links.channels.get(number)) is not None:
                 channel.pump()
 
     def _is_crowded(self) -> bool:
@@ -263,6 +256,7 @@ class Connection:
             action()
         except Exception:  # noqa: BLE001  # a bug, not the application's only connection
             _log.exception("a helper failed on an unexpected error")
+            self.is_sound = False
         finally:
             with self._order:
                 self._helped -= 1
@@ -287,8 +281,7 @@ class Connection:
     def _made(self, app: Application, task: Task) -> bytes | Use:
         return self._caught(task, partial(task.run, app))
 
-    @staticmethod
-    def _caught(task: Task, action: Callable[[], Made]) -> Made | bytes:
+    def _caught(self, task: Task, action: Callable[[], Made]) -> Made | bytes:
         """Return what an action makes; what it raises is an answer, too."""
         try:
             return action()
@@ -301,4 +294,5 @@ class Connection:
             return pack_error(CKR.FUNCTION_FAILED)
         except Exception:  # noqa: BLE001  # one call, not the application's only connection
             _log.exception("%s failed on an unexpected error", task.call.name)
+            self.is_sound = False
             return pack_error(CKR.GENERAL_ERROR)
