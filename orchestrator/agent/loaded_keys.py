@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,9 +37,12 @@ class LoadedKeys:
         self._loading = threading.Lock()
         self._keys: OrderedDict[int, _Loaded] = OrderedDict()
 
-    @contextmanager
-    def use(self, key: Key) -> Iterator[Handle]:
+    def use(self, key: Key) -> _Hold:
         """Hold a key's handle, loading it first when needed."""
+        return _Hold(self, key)
+
+    def hold(self, key: Key) -> _Loaded:
+        """Return a key, loaded, that stays so until it is given back."""
         loaded = self._take(key.ref)
         if loaded is None:
             with self._loading:  # so that a crowd loads a key once
@@ -49,10 +50,7 @@ class LoadedKeys:
                 if loaded is None:
                     usages = usages_of(key.attributes, key.spec.type)
                     loaded = self._add(key.ref, self._store.load(key.blob, key.spec, usages))
-        try:
-            yield loaded.handle
-        finally:
-            self._give_back(loaded)
+        return loaded
 
     def drop(self, ref: int) -> None:
         """Unload a key, now or when its last operation ends."""
@@ -87,12 +85,29 @@ class LoadedKeys:
         if idle:
             self._store.unload(loaded.handle)
 
-    def _give_back(self, loaded: _Loaded) -> None:
+    def give_back(self, loaded: _Loaded) -> None:
+        """End a hold."""
         with self._lock:
             loaded.users -= 1
             last = loaded.dropped and loaded.users == 0
         if last:
             self._store.unload(loaded.handle)
+
+
+class _Hold:
+    """A hold of a key. A generator's context manager would cost every signature more."""
+
+    __slots__ = ("_key", "_keys", "_loaded")
+
+    def __init__(self, keys: LoadedKeys, key: Key) -> None:
+        self._keys, self._key = keys, key
+
+    def __enter__(self) -> Handle:
+        self._loaded = self._keys.hold(self._key)
+        return self._loaded.handle
+
+    def __exit__(self, *_: object) -> None:
+        self._keys.give_back(self._loaded)
 
 
 def usages_of(attributes: Attributes, key_type: KeyType) -> frozenset[Usage]:

@@ -45,6 +45,8 @@ BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 STEADY_S: Final = 5.0
 STOP_TIMEOUT_S: Final = 5.0
 LOG_BYTES_MAX: Final = 4 * 1024 * 1024
+MALLOC: Final = "glibc.malloc.tcache_count=127"
+"""Of glibc: keep more freed blocks at hand, for SoftHSM makes many for a signature."""
 _log = logging.getLogger("cloister.lab")
 
 
@@ -141,6 +143,7 @@ class Supervisor:
             log.replace(directory / "agent.log.1")
         environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
         environment["CLOISTER_PARENT"] = str(os.getpid())
+        environment["GLIBC_TUNABLES"] = MALLOC
         with log.open("ab") as out:
             log.chmod(0o600)
             agent.process = subprocess.Popen(  # noqa: S603  # our own program and directory

@@ -140,23 +140,24 @@ class Sessions:
             self._idle.put(token.open(rw=True, user_pin=pin.value))
         self._count = 1
 
-    @contextmanager
-    def borrow(self, *, refused: str = "") -> Iterator[Any]:
+    def borrow(self, *, refused: str = "") -> _Loan:
         """Lend a session to one thread, and translate what the token raises meanwhile.
 
         Args:
             refused: the message of BlobRefusedError, where the operation's failure means bad bytes.
         """
+        return _Loan(self, refused)
+
+    def take(self) -> Any:  # noqa: ANN401  # pkcs11.Session
+        """Return a session that nobody else uses until it is given back."""
         try:
-            session = self._idle.get_nowait()
+            return self._idle.get_nowait()
         except Empty:
-            session = self._open()
-        try:
-            yield session
-        except pkcs11.PKCS11Error as exc:
-            raise _translated(exc, refused) from exc
-        finally:
-            self._idle.put(session)
+            return self._open()
+
+    def give_back(self, session: Any) -> None:  # noqa: ANN401  # pkcs11.Session
+        """End a use of a session."""
+        self._idle.put(session)
 
     def _open(self) -> Any:  # noqa: ANN401  # pkcs11.Session
         with self._lock, translating():
@@ -177,6 +178,24 @@ class Sessions:
         except Empty:
             return False
         return True
+
+
+class _Loan:
+    """A session that is lent. A generator's context manager would cost every signature more."""
+
+    __slots__ = ("_refused", "_session", "_sessions")
+
+    def __init__(self, sessions: Sessions, refused: str) -> None:
+        self._sessions, self._refused = sessions, refused
+
+    def __enter__(self) -> Any:  # noqa: ANN401  # pkcs11.Session
+        self._session = self._sessions.take()
+        return self._session
+
+    def __exit__(self, kind: object, exc: BaseException | None, _: object) -> None:
+        self._sessions.give_back(self._session)
+        if isinstance(exc, pkcs11.PKCS11Error):
+            raise _translated(exc, self._refused) from exc
 
 
 @contextmanager

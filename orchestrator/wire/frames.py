@@ -9,9 +9,8 @@ from __future__ import annotations
 import socket
 import threading
 from collections import deque
-from dataclasses import dataclass
 from struct import Struct
-from typing import ClassVar, Final, Self
+from typing import Final
 
 from orchestrator.model.errors import MalformedError
 
@@ -21,33 +20,30 @@ LEFT_FRAMES_MAX: Final = 64
 _PIECE_BYTES: Final = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class FrameHeader:
-    """Length and number of a frame."""
+HEADER: Final = Struct("!HHIQ")
 
-    LAYOUT: ClassVar[Struct] = Struct("!HHIQ")
 
-    body_bytes: int
-    number: int
+def parse_header(data: bytes) -> tuple[int, int]:
+    """Return the body's length and the number, of the first 16 bytes of `data`.
 
-    @classmethod
-    def parse(cls, data: bytes) -> Self:
-        """Parse 16 bytes; raise MalformedError before anything is allocated for the body."""
-        version, reserved, body_bytes, number = cls.LAYOUT.unpack(data)
-        if version != PROTOCOL_VERSION or reserved:
-            raise MalformedError(
-                f"peer speaks protocol version {version}, this side {PROTOCOL_VERSION}"
-            )
-        if body_bytes > FRAME_BYTES_MAX:
-            raise MalformedError(f"frame of {body_bytes} bytes exceeds {FRAME_BYTES_MAX}")
-        return cls(body_bytes, number)
+    Raises:
+        MalformedError: before anything is allocated for the body.
+    """
+    version, reserved, body_bytes, number = HEADER.unpack_from(data)
+    if version != PROTOCOL_VERSION or reserved:
+        raise MalformedError(
+            f"peer speaks protocol version {version}, this side {PROTOCOL_VERSION}"
+        )
+    if body_bytes > FRAME_BYTES_MAX:
+        raise MalformedError(f"frame of {body_bytes} bytes exceeds {FRAME_BYTES_MAX}")
+    return body_bytes, number
 
 
 def pack_frame(number: int, body: bytes) -> bytes:
     """Return header and body."""
     if len(body) > FRAME_BYTES_MAX:
         raise MalformedError(f"frame of {len(body)} bytes exceeds {FRAME_BYTES_MAX}")
-    return FrameHeader.LAYOUT.pack(PROTOCOL_VERSION, 0, len(body), number) + body
+    return HEADER.pack(PROTOCOL_VERSION, 0, len(body), number) + body
 
 
 class FrameReader:
@@ -71,11 +67,10 @@ class FrameReader:
         """
         if (frame := self.buffered()) is not None:
             return frame
-        header_bytes = FrameHeader.LAYOUT.size
-        if len(self._buffer) < header_bytes and not self._fill(header_bytes):
+        if len(self._buffer) < HEADER.size and not self._fill(HEADER.size):
             self.check_end()
             return None
-        total = header_bytes + FrameHeader.parse(self._buffer[:header_bytes]).body_bytes
+        total = HEADER.size + parse_header(self._buffer)[0]
         if len(self._buffer) < total and not self._fill(total):
             raise MalformedError("the stream ended within a frame")
         return self.buffered()
@@ -110,16 +105,16 @@ class FrameReader:
                 return None
             self._buffer = b"".join((self._buffer, *self._later))
             self._later, self._later_bytes = [], 0
-        start = self._wanted = FrameHeader.LAYOUT.size
+        start = self._wanted = HEADER.size
         if len(self._buffer) < start:
             return None
-        header = FrameHeader.parse(self._buffer[:start])
-        end = start + header.body_bytes
+        body_bytes, number = parse_header(self._buffer)
+        end = start + body_bytes
         if len(self._buffer) < end:
             self._wanted = end
             return None
         body, self._buffer = self._buffer[start:end], self._buffer[end:]
-        return header.number, body
+        return number, body
 
     def _fill(self, size: int) -> bool:
         """Read until `size` bytes are there; most often one piece is all of a frame."""

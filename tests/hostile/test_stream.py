@@ -44,12 +44,11 @@ from orchestrator.model.services import Service
 from orchestrator.model.state import Table, key_row
 from orchestrator.model.wrap_mechanism import WrapMechanism, WrapScheme
 from orchestrator.wire import messages as m
-from orchestrator.wire.frames import FRAME_BYTES_MAX, FrameHeader, pack_frame
+from orchestrator.wire.frames import FRAME_BYTES_MAX, HEADER, pack_frame
 from orchestrator.wire.streams import listen
 from tests.hostile.wire import Door, Stream, descriptors, eventually, examples, rpc_threads
 from tests.stateful.harness import LocalCluster
 
-HEADER = FrameHeader.LAYOUT
 AES = KeySpec(KeyType.AES, 256)
 GCM = CipherMechanism(CipherScheme.AES_GCM, aad=b"aad")
 AGREEMENT = Agreement(b"\x04" + bytes(64))

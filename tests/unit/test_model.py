@@ -37,7 +37,7 @@ from orchestrator.model.state import (
     row_number,
     user_row,
 )
-from orchestrator.wire.frames import FRAME_BYTES_MAX, FrameHeader, FrameReader, pack_frame
+from orchestrator.wire.frames import FRAME_BYTES_MAX, HEADER, FrameReader, pack_frame, parse_header
 from orchestrator.wire.messages import decode_reply, decode_request
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
@@ -303,11 +303,11 @@ def test_a_cut_frame_is_an_error(length: int) -> None:
 
 
 def test_hostile_headers_are_refused_before_anything_is_allocated() -> None:
-    layout = FrameHeader.LAYOUT
+    layout = HEADER
     for bad in (layout.pack(1, 0, FRAME_BYTES_MAX + 1, 1), layout.pack(2, 0, 1, 1),
                 layout.pack(1, 7, 1, 1)):  # fmt: skip
         with pytest.raises(MalformedError):
-            FrameHeader.parse(bad)
+            parse_header(bad)
 
 
 @given(st.binary(max_size=300))
