@@ -145,7 +145,7 @@ class Crew:
             said = b""
         if said == LEFT:
             self._left(worker)
-        elif said == READY and worker not in (*self.serving, *self._ready):
+        elif said == READY and worker.pid not in self._serving and worker not in self._ready:
             worker.was_ready = True
             worker.idle_until_s = self._clock.monotonic_s() + IDLE_S
             self._ready.insert(0, worker)

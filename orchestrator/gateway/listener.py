@@ -173,7 +173,6 @@ class Listener:
         self._served += 1
         if len(self._crew.serving) >= self._workers_max:
             _log.warning("%d workers, the limit: further clients wait", len(self._crew.serving))
-        self._watch()
 
     def _reason_against(self, peer: Peer) -> str:
         """Return why a peer is not let in; empty when it is."""
@@ -185,7 +184,6 @@ class Listener:
 
     def _pause(self) -> None:
         self._resume_at_s = self._clock.monotonic_s() + ACCEPT_PAUSE_S
-        self._watch()
 
     def _let_go(self) -> None:
         """In a forked process: close what is the listener's alone."""

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from orchestrator.client.session import Session
@@ -65,10 +66,16 @@ class Gateway:
 
     def connect(self, offered: int = 0, *, initialized: bool = True) -> Client:
         ours, theirs = socket.socketpair()
-        connection = Connection(theirs, Links(self.token), self.helpers)
-        thread = threading.Thread(target=connection.run, daemon=True)
+        made = SimpleQueue[Connection]()
+
+        def serve() -> None:
+            connection = Connection(theirs, Links(self.token), self.helpers)
+            made.put(connection)
+            connection.run()
+
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        self.connections.append((connection, thread, ours))
+        self.connections.append((made.get(), thread, ours))
         return Client(ours, offered, initialized=initialized)
 
     def close(self) -> None:

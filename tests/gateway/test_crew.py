@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import pytest
 from orchestrator.gateway.crew import IDLE_MAX, SPARE
 from orchestrator.gateway.cryptoki import CKA, CKM
 from orchestrator.gateway.worker import links
+from orchestrator.gateway.worker import main as worker
+from orchestrator.gateway.worker.application import Application
 from orchestrator.gateway.worker.links import Links
 from tests.gateway import wire as w
 from tests.gateway.cluster import Gateway
@@ -26,13 +29,6 @@ from tests.stateful.harness import LocalCluster
 pytestmark = [pytest.mark.softhsm, pytest.mark.timeout(120)]
 A_SESSION_KEY = (w.mechanism(0, CKM.AES_KEY_GEN), [(CKA.VALUE_LEN, 32)])
 STRANGERS = pytest.mark.skipif(os.getuid() != 0, reason="only root can become other users")
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    made = Site(tmp_path_factory.mktemp("crew") / "home")
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -191,10 +187,18 @@ def is_agent_of(entry: Path, hsm: str) -> bool:
     return "orchestrator.agent" in words and hsm in words
 
 
-def test_an_old_link_is_made_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Gateway]:
+    """A gateway on fake tokens, in this process."""
     cluster = LocalCluster(tmp_path)
-    gateway = Gateway(cluster)
-    prepared = Links(gateway.token)
+    made = Gateway(cluster)
+    yield made
+    made.close()
+    cluster.close()
+
+
+def test_an_old_link_is_made_anew(small: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = Links(small.token)
     prepared.prepare()
     [held] = [n.open_link for n in prepared._prepared.nodes if n.open_link]  # type: ignore[union-attr]
     taken = prepared.balancer()
@@ -203,5 +207,53 @@ def test_an_old_link_is_made_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     prepared.prepare()
     monkeypatch.setattr(links, "PREPARED_S", 0.0)
     assert not any(node.open_link for node in prepared.balancer().nodes)
-    gateway.close()
-    cluster.close()
+
+
+def test_what_fails_unexpectedly_makes_a_worker_unsound(
+    small: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    client = small.connect()
+    connection, _, _ = small.connections[-1]
+    assert client.open()
+    assert connection.is_sound
+    monkeypatch.setattr(Application, "open_session", broken)
+    with pytest.raises(w.Refused):
+        client.open()
+    assert not connection.is_sound
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "wanted"),
+    [
+        ("CLIENTS_MAX", 2, [worker.READY, worker.LEFT, worker.READY, worker.LEFT, b""]),
+        ("KEPT_KB_MAX", 1, [worker.READY, b""]),
+    ],
+)
+def test_a_worker_ends_with_its_last_client_or_when_it_has_grown(
+    small: Gateway, monkeypatch: pytest.MonkeyPatch, name: str, limit: int, wanted: list[bytes]
+) -> None:
+    monkeypatch.setattr(worker, name, limit)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(20)
+    if (pid := os.fork()) == 0:
+        try:
+            ours.close()
+            worker.work(theirs, small.token, socket.socket(socket.AF_UNIX), None)
+        finally:
+            os._exit(0)
+    theirs.close()
+    said: list[bytes] = []
+    with ours:
+        while not said or said[-1]:
+            said.append(ours.recv(16))
+            if said[-1] == worker.READY:
+                near, far = socket.socketpair()
+                with near, far:
+                    socket.send_fds(ours, [b"c"], [far.fileno()])
+                    far.close()
+                    assert w.Client(near, 0).open()
+    assert said == wanted
+    assert os.waitpid(pid, 0) == (pid, 0)

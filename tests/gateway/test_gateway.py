@@ -25,13 +25,6 @@ from tests.lab.harness import eventually, processes_of
 pytestmark = [pytest.mark.softhsm, pytest.mark.timeout(180)]
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    made = Site(tmp_path_factory.mktemp("gateway") / "home")
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("g") / "s"

@@ -38,13 +38,6 @@ REJECTED = "0x200"  # CKR_FUNCTION_REJECTED; the tool has no name for it
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    made = Site(tmp_path_factory.mktemp("people") / "home")
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def gateway(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     made = RunningGateway(site, tmp_path_factory.mktemp("g") / "s")
     yield made

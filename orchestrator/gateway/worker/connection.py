@@ -68,7 +68,6 @@ class Connection:
         # Answered whatever it is: a client that gets no answer hides its dialect from then on.
         self._sock.sendall(bytes([min(offered[0], frames.VERSION_MAX)]))
         uid = peer_of(self._sock).uid
-        self._links.adopt()
         self.app = app = Application(self._links, offered[0], uid, self._later)
         self._poller.register(self._sock, select.EPOLLIN)
         try:

@@ -21,7 +21,7 @@ PREPARED_S: Final = 60.0
 
 
 class Links:
-    """What one client's requests go over. Made, or adopted, by the thread that polls."""
+    """What one client's requests go over. Made by the thread that polls."""
 
     def __init__(self, token: Token) -> None:
         self.token = token
@@ -38,10 +38,6 @@ class Links:
             self._prepared = self._balancer()
             self._prepared.link_one()
         self._prepared_at_s = self._clock.monotonic_s()
-
-    def adopt(self) -> None:
-        """Have the calling thread read all links."""
-        self._reader = threading.get_ident()
 
     def balancer(self) -> Balancer:
         """Return a balancer of the caller's own: one that was prepared lately, or a new one."""

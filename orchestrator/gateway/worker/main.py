@@ -24,8 +24,6 @@ from orchestrator.gateway.worker.links import Links
 
 WORKER_BYTES_MAX: Final = 2 * 1024 * 1024 * 1024
 """What one application's worker may take of this host's memory, stacks of 64 threads included."""
-
-
 CLIENTS_MAX: Final = 256
 """How many one process serves: what a library may leak ends with it."""
 KEPT_KB_MAX: Final = 256 * 1024
@@ -69,7 +67,7 @@ def work(
         if not (connection.is_sound and is_small and _said(line, LEFT)):
             return
         links.close()
-        client, links = None, Links(token)
+        client, connection, links = None, None, Links(token)
 
 
 def _said(line: socket.socket, word: bytes) -> bool:
