@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import resource
 import struct
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from orchestrator.gateway.crew import IDLE_MAX, SPARE
+from orchestrator.gateway.report import read_status
 from tests.interop.address import TokenAddress, eventually
 from tests.interop.raw_client import (
     FIND_OBJECTS_INIT,
@@ -65,11 +66,10 @@ def serves(token: TokenAddress) -> None:
         assert error_of(other.call(body(GET_INFO, ""))) is None
 
 
-@pytest.fixture
-def calm(token: TokenAddress) -> int:
-    """Processes of the server when nobody is connected."""
-    time.sleep(0.2)
-    return len(children(token.server_pid))
+def is_at_rest(token: TokenAddress) -> bool:
+    """Nobody is served any more, and no more processes are there than wait for clients."""
+    is_idle = not read_status(token.socket).clients
+    return is_idle and len(children(token.server_pid)) <= SPARE + IDLE_MAX
 
 
 FRAMES = {
@@ -81,15 +81,13 @@ FRAMES = {
 
 
 @pytest.mark.parametrize("name", sorted(FRAMES))
-def test_a_frame_that_nobody_sends_ends_the_connection(
-    token: TokenAddress, calm: int, name: str
-) -> None:
+def test_a_frame_that_nobody_sends_ends_the_connection(token: TokenAddress, name: str) -> None:
     with RawClient(token.socket) as client:
         client.begin()
         client.sock.sendall(FRAMES[name](client))
         assert client.is_closed()
         serves(token)
-    eventually(lambda: len(children(token.server_pid)) <= calm)
+    eventually(lambda: is_at_rest(token))
 
 
 HUGE = struct.pack("!I", 0xFFFFFFFF)
@@ -140,19 +138,19 @@ def test_random_numbers_are_not_drawn_by_the_gigabyte(token: TokenAddress) -> No
 
 
 @pytest.mark.parametrize("said", [b"", b"\0", b"\0\0\0\0\x10", b"\x7f", b"\xff" * 5])
-def test_half_of_something_then_nothing(token: TokenAddress, calm: int, said: bytes) -> None:
+def test_half_of_something_then_nothing(token: TokenAddress, said: bytes) -> None:
     with RawClient(token.socket) as client:
         client.sock.sendall(said)
         serves(token)
-    eventually(lambda: len(children(token.server_pid)) <= calm)
+    eventually(lambda: is_at_rest(token))
 
 
-def test_half_a_frame_then_nothing(token: TokenAddress, calm: int) -> None:
+def test_half_a_frame_then_nothing(token: TokenAddress) -> None:
     with RawClient(token.socket) as client:
         client.begin()
         client.sock.sendall(client.frame(body(GENERATE_RANDOM, "ufy", ulong(1)))[:-3])
         serves(token)
-    eventually(lambda: len(children(token.server_pid)) <= calm)
+    eventually(lambda: is_at_rest(token))
 
 
 def test_one_byte_at_a_time(token: TokenAddress) -> None:
@@ -193,7 +191,7 @@ def test_a_first_call_that_is_not_the_protocols(token: TokenAddress) -> None:
         assert error_of(client.call(wrong)) not in {None, 0}
 
 
-def test_one_who_never_listens(token: TokenAddress, calm: int) -> None:
+def test_one_who_never_listens(token: TokenAddress) -> None:
     """His answers are not piled up for him: the gateway stops to read, and others go on."""
     with RawClient(token.socket, timeout_s=3) as client:
         session = client.begin().log_in()
@@ -202,10 +200,10 @@ def test_one_who_never_listens(token: TokenAddress, calm: int) -> None:
             client.sock.sendall(b"".join(client.frame(asked) for _ in range(200_000)))
         assert highest_kb(token) < MOST_KB
         serves(token)
-    eventually(lambda: len(children(token.server_pid)) <= calm)
+    eventually(lambda: is_at_rest(token))
 
 
-def test_five_hundred_idle_clients(token: TokenAddress, calm: int) -> None:
+def test_five_hundred_idle_clients(token: TokenAddress) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert soft >= 600, f"{soft} of {hard} files"
     with ExitStack() as stack:
@@ -214,5 +212,5 @@ def test_five_hundred_idle_clients(token: TokenAddress, calm: int) -> None:
         first, last = clients[0], clients[-1]
         for client in (first, last):
             assert error_of(client.call(body(GET_INFO, ""))) is None
-    eventually(lambda: len(children(token.server_pid)) <= calm, 30)
+    eventually(lambda: is_at_rest(token), 30)
     serves(token)
